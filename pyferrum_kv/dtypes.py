@@ -1,0 +1,42 @@
+"""Element types of device memory: NumPy's dtypes, and a bfloat16 that NumPy lacks.
+
+`bfloat16` is a two-byte structured dtype, so it is told apart from uint16 wherever dtypes are
+compared, and needs no package beside NumPy. An array of another package's bfloat16 (ml_dtypes, say)
+is accepted as the same type by `as_dtype`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+bfloat16: np.dtype[Any] = np.dtype([("bfloat16", "<u2")])
+
+
+def as_dtype(dtype: npt.DTypeLike | str) -> np.dtype[Any]:
+    """Return the element type that `dtype` names; "bfloat16" and foreign bfloat16 types are ours."""
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        return bfloat16
+    result = np.dtype(dtype)
+    return bfloat16 if result.name == "bfloat16" else result
+
+
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """Return the name that messages use: float16, bfloat16, int8, ..."""
+    return "bfloat16" if dtype == bfloat16 else dtype.name
+
+
+def to_bfloat16(values: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Round to bfloat16, nearest even; NaN stays NaN. Returns an array of dtype `bfloat16`."""
+    f32 = np.ascontiguousarray(values, np.float32)
+    bits = f32.view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    quiet_nan = (bits >> 16) | 0x40
+    return np.where(np.isnan(f32), quiet_nan, rounded).astype("<u2").view(bfloat16)
+
+
+def from_bfloat16(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Widen an array of dtype `bfloat16` to float32, exactly."""
+    return (values.view("<u2").astype(np.uint32) << 16).view(np.float32)

@@ -1,0 +1,54 @@
+"""Fixtures only. `ctx` runs a test on every driver at hand: the virtual one always, CUDA under @gpu."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from pyferrum_kv import CudaContext, CudaStream
+from pyferrum_kv.errors import DriverNotFound
+
+settings.register_profile("dev", max_examples=25, deadline=None)
+settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
+settings.load_profile("ci")
+
+
+def open_context(driver: str) -> CudaContext:
+    """Open device 0; the one place where a test is skipped, and for one reason."""
+    try:
+        return CudaContext.new(0, driver=driver)
+    except DriverNotFound as absent:
+        if driver == "cuda":
+            pytest.skip(f"no NVIDIA driver: {absent}")
+        raise
+
+
+@pytest.fixture(params=["virtual", pytest.param("cuda", marks=pytest.mark.gpu)])
+def ctx(request: pytest.FixtureRequest) -> Iterator[CudaContext]:
+    """A context of each driver at hand, closed after the test."""
+    with open_context(request.param) as context:
+        yield context
+        context.synchronize()
+    context.close()
+
+
+@pytest.fixture
+def gpu_ctx() -> Iterator[CudaContext]:
+    """A context of the real driver, for tests marked gpu."""
+    with open_context("cuda") as context:
+        yield context
+        context.synchronize()
+    context.close()
+
+
+@pytest.fixture
+def stream(ctx: CudaContext) -> CudaStream:
+    return ctx.new_stream()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20240607)
