@@ -24,6 +24,7 @@ class Param:
     ctype: str = ""  # as declared: "const f16*", "i32"; empty for foreign PTX
     pointee: str = ""  # "f16", "i8", ...; empty where unknown or no pointer
     is_const: bool = False  # a pointer to const: the kernel only reads through it
+    shape: str = ""  # as the declaration's comment gives it: "[num_tokens, head_dim]"
 
 
 @dataclass(frozen=True, slots=True)
