@@ -77,12 +77,15 @@ class PtxBundle:
         return self._read[key]
 
     def verify(self) -> list[str]:
-        """Read every file; return what is wrong, a line each: an empty list is a sound bundle."""
+        """Read every file and hold its header, entries and parameters against the manifest.
+
+        Returns what is wrong, a line each; an empty list is a sound bundle.
+        """
         problems: list[str] = []
         for module in self.manifest.modules:
             for variant in module.variants:
                 try:
-                    self._verified(variant)
+                    self._agrees(variant, self._verified(variant))
                 except BundleCorrupt as problem:
                     problems.append(str(problem))
         return problems
@@ -110,7 +113,7 @@ class PtxBundle:
         return variants[target]
 
     def _verified(self, variant: Variant) -> bytes:
-        """Read a file and hold it against the manifest: size, hash, header, entries, parameters."""
+        """Read a file; size and hash must be the manifest's."""
         try:
             raw = _read_at_most(self.folder, variant.file, variant.size_bytes)
         except OSError as error:
@@ -127,10 +130,10 @@ class PtxBundle:
                 f"{variant.file}: sha256 in the manifest is {variant.sha256}, the file's is "
                 f"{digest}; reinstall, or run python build_ptx.py"
             )
-        self._agrees(variant, raw)
         return raw
 
     def _agrees(self, variant: Variant, raw: bytes) -> None:
+        """Raise BundleCorrupt where the PTX text says something else than the manifest."""
         try:
             ptx = read_ptx(raw.decode())
         except (UnicodeDecodeError, PtxSyntaxError) as error:

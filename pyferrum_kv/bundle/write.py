@@ -10,7 +10,7 @@ from typing import Any
 from pyferrum_kv.bundle.manifest import FORMAT_VERSION, Manifest, Module, Usage, Variant
 from pyferrum_kv.signature import Limits, Signature
 
-_LINE = 120  # an object that fits in a line stays on one: a parameter, a usage row
+_LINE = 240  # what fits in a line stays on one: a parameter, a usage row
 
 
 def new_manifest(modules: Iterable[Module]) -> Manifest:

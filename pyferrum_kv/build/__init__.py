@@ -1,0 +1,11 @@
+"""From `.cu` files to a bundle: compile, read the declarations, hold both together, write.
+
+Build time only: needs NVRTC, and ptxas for the register counts. Read in this order: macros,
+declaration, signatures, ptxas, builder, check.
+"""
+
+from pyferrum_kv.build.builder import Built, build, write
+from pyferrum_kv.build.check import check, check_sources
+from pyferrum_kv.build.ptxas import Ptxas
+
+__all__ = ["Built", "Ptxas", "build", "check", "check_sources", "write"]
