@@ -16,7 +16,7 @@
 //
 // MEMORY  pools, scales and tables: paged_kv.cuh. Only tokens of the split are read, and only their table entries:
 //         what lies past kv_len, or in the unused tail of a table, is never touched.
-//         shared: 4 * 8 * (head_dim + 2) f32 at most, independent of kv_len
+//         shared: 4 * 8 * (head_dim + 4) f32 at most, independent of kv_len
 //
 // COST    reads 2 * kv_len * num_kv_heads * (head_dim + 2) bytes a sequence, once for every 8 rows; f32 arithmetic,
 //         about 16 instructions a row for 16 bytes of K and V, is the ceiling from 4 rows on
@@ -24,96 +24,27 @@
 //         to 8 bytes. A block number outside [0, num_blocks) and a kv_len above max_kv_len give NaN, never a stray read.
 // TWIN    pyferrum_kv/reference/attention.py::paged_decode_attention_int8
 #include "paged_decode_params.cuh"
-#include "paged_kv.cuh"
+#include "row_tile.cuh"
 #include "softmax_state.cuh"
 
-#define WARPS 4
-#define ROWS 8
-#define STEPS 2
-#define ALL_LANES 0xffffffffu
-
-// What the rows of this CTA have in common.
-struct RowTile {
-    i32 sequence, kv_head, split, first_row, num_rows;  // rows first_row .. first_row + num_rows - 1 of the KV head
-    i32 q_per_kv, q_len;
-    i64 counter;
-
-    DEVICE_MEMBER void init(i32 heads_of_a_kv_head, i32 query_tokens, i32 kv_heads, i32 num_splits) {
-        q_per_kv = heads_of_a_kv_head;
-        q_len = query_tokens;
-        const i32 rows = q_per_kv * q_len;
-        u32 row_tiles = (u32)(rows + ROWS - 1) / ROWS;
-        u32 work = blockIdx.x;
-        u32 tile = work % row_tiles;
-        work /= row_tiles;
-        kv_head = (i32)(work % (u32)kv_heads);
-        work /= (u32)kv_heads;
-        split = (i32)(work % (u32)num_splits);
-        sequence = (i32)(work / (u32)num_splits);
-        first_row = (i32)tile * ROWS;
-        num_rows = min(rows - first_row, ROWS);
-        counter = ((i64)sequence * kv_heads + kv_head) * row_tiles + tile;
-    }
-    DEVICE_MEMBER i32 query_token(i32 row) const { return (first_row + row) / q_per_kv; }
-    DEVICE_MEMBER i32 q_head(i32 row) const { return kv_head * q_per_kv + (first_row + row) % q_per_kv; }
-    DEVICE_MEMBER i64 token_row(i32 row) const { return (i64)sequence * q_len + query_token(row); }
-};
-
-// How the lanes of a warp share tokens: 2^lanes_log2 lanes hold the head_dim of one.
-struct LaneMap {
-    i32 lanes_log2, chunk, token, tokens_per_step;
-    i32 d;  // first of this lane's 8; lanes past head_dim repeat d = 0 against a q of zeros
-
-    DEVICE_MEMBER void init(i32 head_dim) {
-        i32 lane = threadIdx.x & 31;
-        lanes_log2 = 32 - __clz(head_dim / 8 - 1);
-        chunk = lane & ((1 << lanes_log2) - 1);
-        token = lane >> lanes_log2;
-        tokens_per_step = 32 >> lanes_log2;
-        d = chunk * 8 < head_dim ? chunk * 8 : 0;
-    }
-    DEVICE_MEMBER bool holds_result(i32 head_dim) const { return token == 0 && chunk * 8 < head_dim; }
-    // Index of q[row, d] in shared memory: halves of 4 apart, so that a group's 16-byte reads are contiguous.
-    DEVICE_MEMBER i32 q_index(i32 row, i32 at) const {
-        return ((((row * 2 + (at >> 2 & 1)) << lanes_log2) + (at >> 3)) << 2) + (at & 3);
-    }
-};
-
-// The tokens a warp folds at once, STEPS for each lane: where they lie, then what lies there.
-struct TokenTile {
-    i32 block[STEPS], block_offset[STEPS];
-    uint2 k_codes[STEPS], v_codes[STEPS];
-    f32 k_scale[STEPS], v_scale[STEPS];
-
-    // Past the end, the last token again: an address that is good, for a score that will be hidden.
-    DEVICE_MEMBER void locate(i32 first, i32 end, const LaneMap& map, const BlockDivider& blocks, const i32* table) {
-#pragma unroll
-        for (i32 i = 0; i < STEPS; i++) {
-            i32 logical_block;
-            blocks.divide(min(first + i * map.tokens_per_step + map.token, end - 1), logical_block, block_offset[i]);
-            block[i] = table[logical_block];
-        }
-    }
-    DEVICE_MEMBER void load(const PagedKv& kv, const i8* k_pool, const i8* v_pool, const f16* k_scales,
-                            const f16* v_scales, i32 kv_head, i32 d, i32 num_blocks) {
-#pragma unroll
-        for (i32 i = 0; i < STEPS; i++) {
-            const bool inside = (u32)block[i] < (u32)num_blocks;
-            const i32 physical = inside ? block[i] : 0;
-            const i64 code = kv.code_offset(physical, block_offset[i], kv_head) + d;
-            const i64 scale = kv.scale_offset(physical, block_offset[i], kv_head);
-            k_codes[i] = *(const uint2*)(k_pool + code);
-            v_codes[i] = *(const uint2*)(v_pool + code);
-            k_scale[i] = inside ? widen(k_scales[scale]) : NAN_F32;
-            v_scale[i] = widen(v_scales[scale]);
-        }
-    }
-};
-
-DEVICE f32 load_l2(const f32* p) {
-    f32 x;
-    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(x) : "l"(p) : "memory");
+// From L2: L1 may hold a sector of a neighbour's state from before this one was written.
+DEVICE float4 load_l2(const f32* p) {
+    float4 x;
+    asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+                 : "l"(p)
+                 : "memory");
     return x;
+}
+
+// Fold a state and 4 of its columns into another.
+DEVICE void fold(SoftmaxState& state, float4& o, SoftmaxState other, float4 part) {
+    f32 own, theirs;
+    state.merge(other, own, theirs);
+    o.x = o.x * own + part.x * theirs;
+    o.y = o.y * own + part.y * theirs;
+    o.z = o.z * own + part.z * theirs;
+    o.w = o.w * own + part.w * theirs;
 }
 
 // cap * tanh(x / cap), both in log2 units; tanh.approx is good to 2^-11 only.
@@ -122,18 +53,34 @@ DEVICE f32 soft_capped(f32 x, f32 cap) {
     return cap * (1.0f - 2.0f / (e + 1.0f));
 }
 
-// Join the sink, divide and write one element; the lane with d == 0 writes lse.
+// Where a finished row goes.
 template <typename half_t>
-DEVICE void finish(SoftmaxState state, f32 o, i32 d, i32 q_head, i64 token_row, const f32* sinks, i32 num_q_heads,
-                   half_t* out, i64 out_token_stride, i64 out_head_stride, f32* lse) {
-    if (sinks) {
-        f32 sink = sinks[q_head] * LOG2_E;
-        o *= state.raise(sink);
-        state.l += state.weight(sink);
+struct RowSink {
+    half_t* out;
+    f32* lse;          // or null
+    const f32* sinks;  // or null
+    i64 token_stride, head_stride;
+    i32 num_q_heads;
+
+    // Join the sink, divide and write columns d .. d + 3; the thread with d == 0 writes lse.
+    DEVICE_MEMBER void write(const RowTile& tile, i32 row, i32 d, SoftmaxState state, float4 o) const {
+        const i64 token = tile.token_row(row);
+        const i32 head = tile.q_head(row);
+        f32 factor = 1.0f;
+        if (sinks) {
+            const f32 sink = sinks[head] * LOG2_E;
+            factor = state.raise(sink);
+            state.l += state.weight(sink);
+        }
+        factor *= state.inverse_sum();
+        half_t* to = out + token * token_stride + head * head_stride + d;
+        to[0] = narrowed<half_t>(o.x * factor);
+        to[1] = narrowed<half_t>(o.y * factor);
+        to[2] = narrowed<half_t>(o.z * factor);
+        to[3] = narrowed<half_t>(o.w * factor);
+        if (lse && d == 0) lse[token * num_q_heads + head] = state.lse();
     }
-    out[token_row * out_token_stride + q_head * out_head_stride + d] = narrowed<half_t>(o * state.inverse_sum());
-    if (lse && d == 0) lse[token_row * num_q_heads + q_head] = state.lse();
-}
+};
 
 template <typename half_t>
 DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t)) {
@@ -282,7 +229,7 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t)) {
     }
 
     // fold the lane groups of the warp, then leave its states in shared memory, where q is no longer needed
-    const i32 state_floats = head_dim + 2;
+    const i32 state_floats = head_dim + 4;
     __syncthreads();
 #pragma unroll
     for (i32 row = 0; row < ROWS; row++) {
@@ -310,31 +257,26 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t)) {
     __syncthreads();
 
     // fold the warps; alone, this split is the answer, else its state goes to the workspace
+    const RowSink<half_t> sink = {out, lse, sinks, out_token_stride, out_head_stride, num_q_heads};
     const i64 first_state = ((i64)tile.sequence * num_kv_heads + tile.kv_head) * tile.q_per_kv * q_len + tile.first_row;
-    for (i32 i = threadIdx.x; i < tile.num_rows * head_dim; i += WARPS * 32) {
-        const i32 row = i / head_dim;
-        const i32 d = i % head_dim;
+    const i32 quads = head_dim / 4;
+    for (i32 i = threadIdx.x; i < tile.num_rows * quads; i += WARPS * 32) {
+        const i32 row = i / quads;
+        const i32 d = (i - row * quads) * 4;
         SoftmaxState total;
         total.init();
-        f32 sum = 0.0f;
+        float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll
         for (i32 from = 0; from < WARPS; from++) {
-            const f32* theirs_at = shared + (from * ROWS + row) * state_floats;
-            SoftmaxState other = {theirs_at[head_dim], theirs_at[head_dim + 1]};
-            f32 own, theirs;
-            total.merge(other, own, theirs);
-            sum = sum * own + theirs_at[d] * theirs;
+            const f32* at = shared + (from * ROWS + row) * state_floats;
+            fold(total, sum, {at[head_dim], at[head_dim + 1]}, *(const float4*)(at + d));
         }
         if (range.active_splits <= 1) {
-            finish<half_t>(total, sum, d, tile.q_head(row), tile.token_row(row), sinks, num_q_heads, out,
-                           out_token_stride, out_head_stride, lse);
+            sink.write(tile, row, d, total, sum);
         } else {
             f32* mine = workspace + ((first_state + row) * num_splits + tile.split) * state_floats;
-            mine[d] = sum;
-            if (d == 0) {
-                mine[head_dim] = total.m;
-                mine[head_dim + 1] = total.l;
-            }
+            *(float4*)(mine + d) = sum;
+            if (d == 0) *(float4*)(mine + head_dim) = make_float4(total.m, total.l, 0.0f, 0.0f);
         }
     }
     if (range.active_splits <= 1) return;
@@ -346,25 +288,20 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t)) {
     __syncthreads();
     if (arrived_before != (u32)range.active_splits - 1) return;
     __threadfence();
-    for (i32 i = threadIdx.x; i < tile.num_rows * head_dim; i += WARPS * 32) {
-        const i32 row = i / head_dim;
-        const i32 d = i % head_dim;
-        const f32* theirs_at = workspace + (first_state + row) * num_splits * state_floats;
+    for (i32 i = threadIdx.x; i < tile.num_rows * quads; i += WARPS * 32) {
+        const i32 row = i / quads;
+        const i32 d = (i - row * quads) * 4;
+        const f32* at = workspace + (first_state + row) * num_splits * state_floats;
         SoftmaxState total;
         total.init();
-        f32 sum = 0.0f;
-        // in the order of the splits: the same bits whoever arrives last. From L2: L1 may hold a sector of a
-        // neighbour's state from before this one was written.
+        float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        // in the order of the splits: the same bits whoever arrives last
 #pragma unroll 4
-        for (i32 from = 0; from < range.active_splits; from++, theirs_at += state_floats) {
-            SoftmaxState other = {load_l2(theirs_at + head_dim), load_l2(theirs_at + head_dim + 1)};
-            f32 part = load_l2(theirs_at + d);
-            f32 own, theirs;
-            total.merge(other, own, theirs);
-            sum = sum * own + part * theirs;
+        for (i32 from = 0; from < range.active_splits; from++, at += state_floats) {
+            const float4 m_l = load_l2(at + head_dim);
+            fold(total, sum, {m_l.x, m_l.y}, load_l2(at + d));
         }
-        finish<half_t>(total, sum, d, tile.q_head(row), tile.token_row(row), sinks, num_q_heads, out,
-                       out_token_stride, out_head_stride, lse);
+        sink.write(tile, row, d, total, sum);
     }
 }
 
@@ -374,6 +311,6 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t)) {
         paged_decode_attention<half_t>(PAGED_DECODE_ARGS);                     \
     }
 
-// LIMITS head_dim 8..256 step 8; q_len 1..8; block_dim 128; dynamic_shared_bytes 0..33024
+// LIMITS head_dim 8..256 step 8; q_len 1..8; block_dim 128; dynamic_shared_bytes 0..33280
 PAGED_DECODE_ATTENTION_INT8(paged_decode_attention_int8, f16)
 PAGED_DECODE_ATTENTION_INT8(paged_decode_attention_int8_bf16, bf16)

@@ -11,7 +11,8 @@
 // A split is a range of tokens of one sequence given to one CTA.
 //   split_len 0   the visible range is cut into min(num_splits, its 16-token tiles) nearly equal parts
 //   split_len > 0 split s holds tokens [s * split_len, (s + 1) * split_len): the same cut whatever the batch is
-// workspace holds the states of the splits, [batch_size, num_kv_heads, rows of a KV head, num_splits] x (o[head_dim], m, l) f32.
+// workspace holds the states of the splits, each o[head_dim], m, l and 2 unused: how many and in which order is the
+// entry's own affair, pyferrum_kv/int8_kv/plan.py knows the size.
 // counters, one a (sequence, KV head, row tile), are 0 before and after a launch: the last CTA to arrive merges the
 // splits in their order and puts its counter back to 0.
 #pragma once
