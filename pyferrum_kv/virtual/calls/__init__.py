@@ -1,0 +1,1 @@
+"""The driver calls, a file for each of the driver manual's chapters."""
