@@ -1,0 +1,47 @@
+"""What the driver tells of a function's parameters, and whether it agrees with the signature."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyferrum_kv.driver.codes import INVALID_VALUE, NOT_SUPPORTED
+from pyferrum_kv.errors import ArgumentError, DriverError, DriverNotFound
+from pyferrum_kv.signature import Param, Signature
+
+if TYPE_CHECKING:
+    from pyferrum_kv.driver.context import CudaContext
+
+
+def signature_from_driver(context: CudaContext, function: Any, entry: str) -> Signature | None:
+    """Offsets and sizes by cuFuncGetParamInfo; None from a driver older than CUDA 12.4."""
+    params: list[Param] = []
+    while True:
+        position = len(params)
+        try:
+            offset, size = context.call(
+                "cuFuncGetParamInfo", function, position, on=f"{entry}, {position}"
+            )
+        except DriverNotFound:
+            return None
+        except DriverError as error:
+            if error.code == INVALID_VALUE:  # past the last one
+                return Signature(entry, tuple(params))
+            if error.code == NOT_SUPPORTED:
+                return None
+            raise
+        kind = "bits" if size in (1, 2, 4, 8) else "struct"
+        params.append(Param(f"param_{position}", kind, int(size), int(offset)))
+
+
+def agreed(entry: str, known: Signature | None, told: Signature | None) -> Signature | None:
+    """The signature to pack by; ArgumentError where the driver counts or places otherwise."""
+    if known is None or told is None:
+        return known or told
+    ours = [(p.offset, p.size_bytes) for p in known.params]
+    drivers = [(p.offset, p.size_bytes) for p in told.params]
+    if ours != drivers:
+        raise ArgumentError(
+            f"{entry}: the signature does not describe the loaded code: {known} has parameters at"
+            f" (offset, bytes) {ours}, the driver counts {drivers}; rebuild with python build_ptx.py"
+        )
+    return known
