@@ -1,7 +1,8 @@
 """PtxLoader: from an entry's name to a function that is loaded and knows its signature.
 
-The bundle says which variant serves the device and the driver, before anything is loaded; the context
-loads each module once. A function is found under a lock the first time, and in a dictionary after that.
+The bundle says which variant serves the device and the driver, before anything is loaded; the
+context loads each module once. A function is found under a lock the first time, and in a
+dictionary after that.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class PtxLoader:
         return module.function(entry)
 
     def preload(self, *entries: str) -> None:
-        """Load the named entries, or all that this device can run, so that a capture meets none first."""
+        """Load the named entries, or all that this device can run, before a capture asks."""
         for entry in entries or self._servable():
             self.function(entry)
 

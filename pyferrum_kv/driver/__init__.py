@@ -13,11 +13,12 @@ from pyferrum_kv.driver.graph import CudaGraph
 from pyferrum_kv.driver.launch import LaunchBuilder
 from pyferrum_kv.driver.launch_config import LaunchConfig
 from pyferrum_kv.driver.lifetime import DeferredError
-from pyferrum_kv.driver.memory import CudaSlice, CudaView
+from pyferrum_kv.driver.memory import CudaView
 from pyferrum_kv.driver.module import CudaModule
 from pyferrum_kv.driver.pinned import PinnedSlice
 from pyferrum_kv.driver.pool import MemoryPool
 from pyferrum_kv.driver.prepared import PreparedLaunch
+from pyferrum_kv.driver.slices import CudaSlice
 from pyferrum_kv.driver.stream import CudaStream
 from pyferrum_kv.driver.unified import UnifiedSlice
 

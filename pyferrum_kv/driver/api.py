@@ -1,7 +1,7 @@
-"""The seam: all driver calls go through an `Api`, over an object with the names of cuda.bindings.driver.
+"""The seam: an `Api` over an object with the names of cuda.bindings.driver makes all driver calls.
 
-The real module is one such object, `pyferrum_kv.virtual.VirtualDriver` another. A call takes what the
-binding takes; its status tuple becomes a value, or an error that names the call.
+The real module is one such object, `pyferrum_kv.virtual.VirtualDriver` another. A call takes what
+the binding takes; its status tuple becomes a value, or an error that names the call.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from pyferrum_kv.errors import (
 class Api:
     """A driver, initialised: calls by name, its version and its enums.
 
-    `primaries` holds the contexts opened through it, one an ordinal; `orphans` the handles of created
-    contexts that were dropped without close(), to be destroyed at the next opening.
+    `primaries` holds the contexts opened through it, one an ordinal; `orphans` the handles of
+    created contexts that were dropped without close(), to be destroyed at the next opening.
     """
 
     def __init__(self, raw: Any, name: str) -> None:
@@ -97,8 +97,8 @@ class Api:
 def forked_error(doing: str) -> ForkedProcessError:
     """The error for a child of fork() that uses its parent's driver."""
     return ForkedProcessError(
-        f"{doing}: the driver was initialised before this process was forked, and does not survive that;"
-        " open the context after fork(), or start processes with the spawn method"
+        f"{doing}: the driver was initialised before this process was forked, and does not survive"
+        " that; open the context after fork(), or start processes with the spawn method"
     )
 
 
@@ -112,7 +112,8 @@ def _translated(call: str, driver: str, error: RuntimeError) -> Exception:
     if kind == "DynamicLibNotFoundError" or "dlopen" in text or "cuGetProcAddress" in text:
         return DriverNotFound(
             f"{call}: no usable NVIDIA driver: {text}\n"
-            'Install a driver of R525 or later (CUDA 12.0), or use CudaContext.new(driver="virtual")'
+            "Install a driver of R525 or later (CUDA 12.0), or try the virtual device:"
+            ' CudaContext.new(driver="virtual")'
         )
     return error
 
@@ -158,6 +159,6 @@ def _named(driver: str) -> Any:
     if driver == "virtual":
         return importlib.import_module("pyferrum_kv.virtual").VirtualDriver()
     raise ArgumentError(
-        f"open_driver: driver is {driver!r}; wanted 'cuda', 'virtual', or an object with the names of"
-        " cuda.bindings.driver"
+        f"open_driver: driver is {driver!r}; wanted 'cuda', 'virtual', or an object with the names"
+        " of cuda.bindings.driver"
     )

@@ -199,8 +199,8 @@ def _pointer(context: CudaContext, signature: Signature, position: int, param: P
             raise _refused(signature, position, param, got, param.ctype or f"{param.pointee}*")
         if value.context is not context and not context.reaches(value.context):
             raise WrongContextError(
-                f"{signature.entry}: argument {position + 1} '{param.name}' is of {value.context!r};"
-                f" wanted one of {context!r}, or enable_peer_access() between them"
+                f"{signature.entry}: argument {position + 1} '{param.name}' is of"
+                f" {value.context!r}; wanted one of {context!r}, or enable_peer_access() first"
             )
         pack_into(block, offset, value.device_ptr)
 
@@ -234,7 +234,8 @@ def _listed(signature: Signature) -> str:
 
 def _takes(signature: Signature) -> str:
     count = len(signature.params)
-    return f"{signature.entry} takes {count} argument{'' if count == 1 else 's'} ({_summary(signature)})"
+    plural = "" if count == 1 else "s"
+    return f"{signature.entry} takes {count} argument{plural} ({_summary(signature)})"
 
 
 def _wrong_count(signature: Signature, got: int) -> ArgumentError:

@@ -3,44 +3,34 @@
     ctx = CudaContext.new(0)          # the primary context of device 0, which other libraries share
     stream = ctx.new_stream()
 
-Every call through a context binds it to the calling thread first, and leaves it bound; `with ctx:`
-restores what was current before. Objects made by a context keep it alive. close() gives back all that
-the context has given out, newest first.
+Objects made by a context keep it alive. close() gives back all that the context has given out,
+newest first.
 """
 
 from __future__ import annotations
 
-import threading
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from types import TracebackType
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from pyferrum_kv.driver import binding
-from pyferrum_kv.driver.api import Api, forked_error, open_driver
-from pyferrum_kv.driver.codes import PEER_ACCESS_ALREADY_ENABLED, STICKY
+from pyferrum_kv.driver.api import Api, open_driver
+from pyferrum_kv.driver.bound import BoundContext
+from pyferrum_kv.driver.codes import PEER_ACCESS_ALREADY_ENABLED
 from pyferrum_kv.driver.device import Device
 from pyferrum_kv.driver.event import CudaEvent
 from pyferrum_kv.driver.external import ExternalMemory
-from pyferrum_kv.driver.facts import ContextFacts
 from pyferrum_kv.driver.image import Image
-from pyferrum_kv.driver.lifetime import DeferredError, Ledger, Owned
+from pyferrum_kv.driver.lifetime import Owned
 from pyferrum_kv.driver.module import CudaModule
 from pyferrum_kv.driver.pinned import PinnedSlice
 from pyferrum_kv.driver.pool import MemoryPool
 from pyferrum_kv.driver.stream import CudaStream, as_cu_stream
 from pyferrum_kv.driver.unified import UnifiedSlice
-from pyferrum_kv.errors import (
-    ArgumentError,
-    CaptureError,
-    ClosedError,
-    ContextLost,
-    DriverError,
-    WrongContextError,
-)
+from pyferrum_kv.errors import ArgumentError, CaptureError, DriverError, WrongContextError
 
 if TYPE_CHECKING:
     from pyferrum_kv.signature import Signature
@@ -49,24 +39,12 @@ _LEGACY, _PER_THREAD = 1, 2  # CU_STREAM_LEGACY, CU_STREAM_PER_THREAD; 0 may mea
 _NON_BLOCKING = 1
 
 
-class CudaContext(ContextFacts):
+class CudaContext(BoundContext):
     """A CUDA context of one device: primary, created, or adopted."""
 
     def __init__(self, device: Device, handle: Any, *, is_primary: bool, owned: bool) -> None:
         """Not called directly: use new(), create(), from_handle() or current()."""
-        self.device = device
-        self.api: Api = device.api
-        self.is_primary = is_primary
-        self.ledger = Ledger()
-        self.last_launch = ""  # the kernel launched last, for the report of a lost context
-        self.attachments: dict[
-            Any, Any
-        ] = {}  # what higher layers keep as long as the context lives
-        self._handle = handle
-        self._owned = owned
-        self._lost: DriverError | None = None
-        self._first_cause = ""
-        self._lock = threading.RLock()
+        super().__init__(device, handle, is_primary=is_primary, owned=owned)
         self._modules: dict[str, CudaModule] = {}
         self._pool: MemoryPool | None = None
         self._peers: weakref.WeakSet[CudaContext] = weakref.WeakSet()
@@ -129,105 +107,6 @@ class CudaContext(ContextFacts):
                 return held
         return cls.from_handle(handle, driver=api) if handle else None
 
-    # state
-
-    @property
-    def handle(self) -> int:
-        """The address of the CUcontext."""
-        return int(self._handle)
-
-    @property
-    def state(self) -> str:
-        """ "ok", "lost" after a sticky error, or "closed"."""
-        return self.ledger.state
-
-    def deferred_errors(self) -> list[DeferredError]:
-        """Take the failures that had no caller to raise to, each with its origin."""
-        taken = []
-        while self.ledger.deferred:
-            taken.append(self.ledger.deferred.popleft())
-        return taken
-
-    def __repr__(self) -> str:
-        kind = "primary" if self.is_primary else "created" if self._owned else "adopted"
-        return f"<CudaContext {kind}, device {self.ordinal} of {self.api.name}, {self.state}>"
-
-    # calling
-
-    def call(self, name: str, *args: Any, on: str = "") -> Any:
-        """Make a driver call with this context current; ContextLost on a sticky error."""
-        if self.ledger.attention:
-            self.attend(name)
-        binding.bind(self.api, self._handle, self.ledger)
-        try:
-            return self.api.call(name, *args, on=on)
-        except DriverError as error:
-            if error.code not in STICKY:
-                raise
-            raise self.lose(error) from error
-
-    def attend(self, doing: str) -> None:
-        """Refuse when closed, lost or forked; otherwise give back what waits."""
-        ledger = self.ledger
-        if ledger.is_forked:
-            raise forked_error(doing)
-        if ledger.state == "closed":
-            raise ClosedError(f"{doing}: {self!r}; open a new one with CudaContext.new()")
-        if self._lost is not None:
-            raise self.lose(self._lost, doing)
-        self.bind_to_thread()
-        ledger.drain()
-
-    def lose(self, error: DriverError, doing: str = "") -> ContextLost:
-        """Mark the context lost; the first error stays the cause."""
-        if self._lost is None:
-            after = f", after the launch of {self.last_launch}" if self.last_launch else ""
-            self._first_cause = f"{error.name} at {error.call}({error.on}){after}"
-            self._lost = error
-            if self.ledger.state == "ok":
-                self.ledger.state = "lost"
-            self.ledger.attention = True
-        on = error.on if not doing else ""
-        return ContextLost(
-            doing or error.call,
-            error.code,
-            error.name,
-            error.meaning,
-            on=on,
-            first_cause=self._first_cause,
-        )
-
-    def bind_to_thread(self) -> None:
-        """Make this context current on the calling thread, and leave it so."""
-        binding.bind(self.api, self._handle, self.ledger)
-
-    def __enter__(self) -> CudaContext:
-        if self.ledger.attention:
-            self.attend("with context")
-        binding.enter(self.api, self._handle, self.ledger)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        binding.leave(self.api)
-
-    @contextmanager
-    def profile(self) -> Iterator[None]:
-        """Have profilers started with `--capture-range=cudaProfilerApi` record this block."""
-        self.call("cuProfilerStart")
-        try:
-            yield
-        finally:
-            self.call("cuProfilerStop")
-
-    def synchronize(self) -> None:
-        """Wait for all work of the context."""
-        self.call("cuCtxSynchronize", on=repr(self))
-
     # making
 
     def default_stream(self) -> CudaStream:
@@ -268,7 +147,7 @@ class CudaContext(ContextFacts):
     def alloc_pinned(
         self, len: int, dtype: npt.DTypeLike, write_combined: bool = False
     ) -> PinnedSlice:
-        """Page-locked host memory. `write_combined`: faster to send, very slow to read on the host."""
+        """Page-locked host memory. `write_combined`: faster to send, very slow to read here."""
         return PinnedSlice(self, len, dtype, write_combined)
 
     def alloc_unified(self, len: int, dtype: npt.DTypeLike) -> UnifiedSlice:
@@ -276,16 +155,18 @@ class CudaContext(ContextFacts):
         return UnifiedSlice(self, len, dtype)
 
     def import_external_memory(self, fd: int, size: int) -> ExternalMemory:
-        """Import memory that another API exported as a file descriptor; the driver takes `fd` over."""
+        """Import memory that another API exported; the driver takes the file `fd` over."""
         return ExternalMemory(self, fd, size)
 
     def mem_pool(self) -> MemoryPool:
         """The pool that stream.alloc() uses; made at first use, and this context's own."""
-        if self._pool is None:
+        pool = self._pool
+        if pool is None or pool.is_closed:
             with self._lock:
-                if self._pool is None:
-                    self._pool = MemoryPool(self)
-        return self._pool
+                pool = self._pool
+                if pool is None or pool.is_closed:
+                    pool = self._pool = MemoryPool(self)
+        return pool
 
     def new_mem_pool(self, release_threshold: int | None = None) -> MemoryPool:
         """A pool of its own, for stream.alloc(..., pool=)."""
@@ -294,7 +175,7 @@ class CudaContext(ContextFacts):
     def load_module(
         self, image: Any, *, signatures: Mapping[str, Signature] | None = None, name: str = ""
     ) -> CudaModule:
-        """Load PTX or a cubin: bytes, text, a Path or a CompiledPtx. The same content loads once."""
+        """Load PTX or a cubin: bytes, text, a Path, a CompiledPtx. One content loads once."""
         read = Image.of(image, name)
         module = self._modules.get(read.digest)
         if module is None:
@@ -331,68 +212,13 @@ class CudaContext(ContextFacts):
         """Whether kernels here may take memory of `other`."""
         return other is self or other in self._peers
 
-    # closing
-
-    def give_back(self, owned: Owned) -> None:
-        """Close a handle of this context; of a closed, lost or forked context it is gone already."""
-        if self.ledger.state == "ok" and not self.ledger.is_forked:
-            self.bind_to_thread()
-        try:
-            owned.close()
-        except DriverError as error:
-            if error.code not in STICKY:
-                raise
-            self.lose(error)  # close() itself did what it could; the next call tells
-
-    def settle(self) -> None:
-        """Give back what waits, now instead of at the next call."""
-        if self.ledger.attention:
-            self.attend("settle")
-
     def close(self) -> None:
-        """Wait for the context's work, give back all that it has given out, then itself; twice is once.
+        """Wait for the work, give back all that was given out, then the context; twice is once.
 
         A primary context closes for everybody who got this object from new().
         """
-        with self.api.lock, self._lock:
-            ledger = self.ledger
-            if ledger.state == "closed":
-                return
-            was_lost = ledger.state == "lost"
-            if ledger.is_forked:
-                ledger.state = "closed"
-                return
-            if not was_lost:
-                self._wait_for_work()
-            ledger.close()
-            self._modules.clear()
-            self.attachments.clear()
-            if self.is_primary:
-                self.api.primaries.pop(self.ordinal, None)
-            if self._owned:
-                self._end(was_lost)
-
-    def _wait_for_work(self) -> None:
-        """Wait for the work that still uses what is about to be given back."""
-        try:
-            self.bind_to_thread()
-            self.api.call("cuCtxSynchronize", on=repr(self))
-        except (DriverError, CaptureError) as error:
-            self.ledger.deferred.append(DeferredError(repr(self), error))
-            if isinstance(error, DriverError) and error.code in STICKY:
-                self.lose(error)
-
-    def _end(self, was_lost: bool) -> None:
-        try:
-            binding.unbind(self.api, self._handle)
-            if self.is_primary:
-                self.api.call("cuDevicePrimaryCtxRelease", self.cu_device, on=repr(self))
-            else:
-                self.api.call("cuCtxDestroy", self._handle, on=repr(self))
-        except DriverError as error:
-            if not was_lost:
-                raise
-            self.ledger.deferred.append(DeferredError(repr(self), error))
+        super().close()
+        self._modules.clear()
 
 
 def _destroy_orphans(api: Api) -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pyferrum_kv.driver.memory import CudaSlice, DeviceMemory
+from pyferrum_kv.driver.memory import DeviceMemory
 from pyferrum_kv.driver.pinned import PinnedSlice
+from pyferrum_kv.driver.slices import CudaSlice
 from pyferrum_kv.dtypes import as_dtype, dtype_name
 from pyferrum_kv.errors import ArgumentError, CaptureError
 
@@ -42,7 +43,10 @@ class StreamCopies:
         return dst
 
     def memcpy_htod(self, src: Host, dst: DeviceMemory) -> None:
-        """Copy from the host. Pageable memory is free to change on return; pinned memory after wait()."""
+        """Copy from the host; asynchronous.
+
+        An array may change as soon as this returns, pinned memory after its wait().
+        """
         if not isinstance(src, PinnedSlice):
             src = np.ascontiguousarray(src)
         self._match("memcpy_htod", src, dst)
@@ -60,10 +64,10 @@ class StreamCopies:
         return out
 
     def memcpy_dtoh(self, src: DeviceMemory, dst: Host) -> None:
-        """Copy to the host. An array: waits for the stream. Pinned memory: asynchronous, see wait()."""
+        """Copy to the host; waits for the stream, but for pinned memory: that has a wait()."""
         if isinstance(dst, np.ndarray) and not (dst.flags.c_contiguous and dst.flags.writeable):
             raise ArgumentError(
-                "memcpy_dtoh: dst is not contiguous, or read-only; wanted a writable C-ordered array"
+                "memcpy_dtoh: dst is read-only or not contiguous; wanted a writable C-ordered array"
             )
         self._match("memcpy_dtoh", src, dst)
         if not src.num_bytes:
@@ -98,8 +102,9 @@ class StreamCopies:
                 self._after(src)
             raw = self.context.api.raw
             contexts = raw.CUcontext(dst.context.handle), raw.CUcontext(src.context.handle)
-            args = (dst.device_ptr, contexts[0], src.device_ptr, contexts[1], src.num_bytes)
-            self.context.call("cuMemcpyPeerAsync", *args, self.cu_stream, on=on)
+            places = (dst.device_ptr, contexts[0], src.device_ptr, contexts[1])
+            sized = (src.num_bytes, self.cu_stream)
+            self.context.call("cuMemcpyPeerAsync", *places, *sized, on=on)
         self._used(src, dst)
 
     def _after(self, src: DeviceMemory) -> None:
@@ -142,7 +147,7 @@ class StreamCopies:
             return host.device_ptr  # one address for host and device
         if self.context.ledger.captures:
             raise CaptureError(
-                f"{operation}: pageable memory and a capture runs; its replay would read or write an array"
+                f"{operation}: pageable memory and a capture runs; a replay would use an array"
                 " that may be gone; use ctx.alloc_pinned()"
             )
         return int(host.ctypes.data)

@@ -16,7 +16,7 @@ _BLOCKING_SYNC, _DISABLE_TIMING = 1, 2
 
 
 class CudaEvent:
-    """An event of a context; ctx.new_event() or stream.record_event() makes one. Owns its handle."""
+    """An event, by ctx.new_event() or stream.record_event(). Owns its handle."""
 
     def __init__(self, context: CudaContext, timing: bool = False) -> None:
         self.context = context

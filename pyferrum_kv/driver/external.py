@@ -45,7 +45,7 @@ class ExternalMemory:
         count = (self.size - offset) // element.itemsize if len is None else len
         if offset < 0 or count < 0 or offset + count * element.itemsize > self.size:
             raise ArgumentError(
-                f"map: {count} x {element} from byte {offset}; wanted a range inside {self.size} bytes"
+                f"map: {count} x {element} from byte {offset}; wanted them inside {self.size} bytes"
             )
         context, raw, call = self.context, self.context.api.raw, self.context.api.call
         desc = raw.CUDA_EXTERNAL_MEMORY_BUFFER_DESC()

@@ -1,4 +1,4 @@
-"""CudaFunction: an entry of a module, its attributes, its occupancy, and prepared launches of it."""
+"""CudaFunction: an entry of a module, its attributes, its occupancy, its prepared launches."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class CudaFunction:
         self._load()
 
     def _load(self) -> None:
-        """Have the code on the device now: loaded lazily, the first launch could be inside a capture."""
+        """Have the code on the device now: the first launch may be inside a capture."""
         try:
             self.context.call("cuFuncLoad", self._handle, on=self.name)
         except DriverNotFound:
@@ -156,8 +156,8 @@ class CudaFunction:
     ) -> PreparedLaunch:
         """Check everything once, and return a launch to replay.
 
-        `keep_arguments=False`: the slices are not kept alive; once one is closed or dropped the launch
-        is stale and says so. For caches keyed by slice tokens.
+        `keep_arguments=False`: the slices are not kept alive; once one is closed or dropped the
+        launch is stale and says so. For caches keyed by slice tokens.
         """
         checked_config(self, config)
         return PreparedLaunch(self, config, self.bind(arguments), stream, keep_arguments)

@@ -4,9 +4,9 @@
         prepared.launch()
     graph.launch()
 
-A graph keeps alive what was used while it was captured: functions, slices, pinned memory. Nothing of
-the context is freed or unloaded while a capture runs; close() in a capture takes effect after it.
-The driver's graphs are not safe for concurrent use, so each has a lock.
+A graph keeps alive what was used while it was captured: functions, slices, pinned memory. Nothing
+of the context is freed or unloaded while a capture runs; close() in a capture takes effect after
+it. The driver's graphs are not safe for concurrent use, so each has a lock.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Image:
             image = image.encode()
         if not isinstance(image, (bytes, bytearray, memoryview)) or not len(image):
             raise ArgumentError(
-                f"load_module: image is {type(image).__name__} of {len(image) if image else 0} bytes;"
+                f"load_module: image is {type(image).__name__}{'' if image else ', empty'};"
                 " wanted PTX text, bytes of PTX or a cubin, a Path, or a CompiledPtx"
             )
         data = bytes(image)
@@ -53,7 +53,7 @@ class Image:
 
     @cached_property
     def ptx(self) -> PtxInfo | None:
-        """Header and entries as the text tells them; None for a cubin, and for text that is no PTX."""
+        """Header and entries as the text tells them; None where it is no PTX."""
         if not self.is_ptx:
             return None
         try:

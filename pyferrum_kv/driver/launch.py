@@ -43,7 +43,7 @@ class LaunchBuilder:
         return self
 
     def launch(self, config: LaunchConfig) -> tuple[CudaEvent, CudaEvent] | None:
-        """Check and launch, asynchronously. Timed: (start, end), and `end - start` is milliseconds."""
+        """Check, and launch asynchronously. Timed: (start, end); `end - start` is milliseconds."""
         prepared = self.prepare(config)
         if not self._timed:
             prepared.launch()

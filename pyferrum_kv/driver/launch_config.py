@@ -20,9 +20,9 @@ class LaunchConfig:
     """How to launch. Dimensions may be given short: 128 is (128, 1, 1).
 
     cluster_dim    CTAs of a cluster, a divisor of grid_dim; compute capability 9.0 and later
-    cooperative    the whole grid runs at once, and may synchronise
-    programmatic   may start before the kernel ahead of it in the stream ends (programmatic dependent
-                   launch); the kernel waits with griddepcontrol.wait. Compute capability 9.0 and later
+    cooperative    the whole grid runs at once, and may synchronise programmatic   may start before
+    the kernel ahead of it in the stream ends (programmatic dependent
+                   launch); the kernel waits with griddepcontrol.wait. 9.0 and later
     """
 
     grid_dim: Dim

@@ -1,12 +1,13 @@
 """Who owns what: every driver handle is an `Owned`, and a context's `Ledger` gives handles back.
 
-A finaliser here never calls the driver. It may run on any thread, in the middle of another driver call,
-inside a capture, after fork() or while the interpreter shuts down; in all of these a driver call is
-wrong or worse. It only queues the handle, and the context's next driver call (or its close()) gives it
-back. What fails then is recorded with its origin, never raised at somebody else's call.
+A finaliser here never calls the driver. It may run on any thread, in the middle of another driver
+call, inside a capture, after fork() or while the interpreter shuts down; in all of these a driver
+call is wrong or worse. It only queues the handle, and the context's next driver call (or its
+close()) gives it back. What fails then is recorded with its origin, never raised at somebody
+else's call.
 
-The order looks after itself: what a release still needs (the stream that a slice is freed on) it holds,
-and so a stream can only be queued once its last slice has been given back.
+The order looks after itself: what a release still needs (the stream that a slice is freed on) it
+holds, and so a stream can only be queued once its last slice has been given back.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ class DeferredError(NamedTuple):
 class Ledger:
     """What one context has given out, and what waits to be given back.
 
-    `attention` is the one flag that a hot path reads: something waits, a capture runs, or the context
-    is closed, lost or forked. `captures` holds, for each running capture, what its graph must keep alive.
+    `attention` is the one flag that a hot path reads: something waits, a capture runs, or the
+    context is closed, lost or forked. `captures` holds, for each running capture, what its graph
+    must keep alive.
     """
 
     __slots__ = (

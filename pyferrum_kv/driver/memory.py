@@ -1,17 +1,13 @@
-"""Device memory: CudaSlice owns, CudaView borrows; both are flat runs of one element type.
+"""What all memory shares: flat runs of one element type, owned by `Memory`, borrowed by CudaView.
 
-A slice is freed in stream order, on the stream it was allocated on or on the one given to close(). Work on
-other streams must come before that: join them, or say `x.used_on(other)`, and the free waits for
-`other` as it is at that moment. Nothing is tracked that was not asked for, so a launch costs nothing.
-
-`token` names an open object for ever: pointer, length, dtype and context behind it never change, no
-later object gets it, and it is 0 from close() on. A cache keyed by tokens cannot meet a stale slice.
+`token` names an open object for ever: pointer, length, dtype and context behind it never change,
+no later object gets it, and it is 0 from close() on. A cache keyed by tokens cannot meet a stale
+slice.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +32,8 @@ class DeviceMemory:
     context: CudaContext
     stream: CudaStream | None
     dtype: np.dtype[Any]
+    _len: int
+    _ptr: int
 
     @property
     def root(self) -> Memory:
@@ -64,7 +62,7 @@ class DeviceMemory:
         return self.root.token == 0
 
     def __getitem__(self, part: slice) -> CudaView:
-        """Borrow elements [a, b). Bounds are checked, not clamped; negative ones count from the end."""
+        """Borrow elements [a, b). Bounds are checked, not clamped; -1 is the last element."""
         if not isinstance(part, slice) or part.step not in (None, 1):
             raise ArgumentError(f"{self!r}[{part!r}]: wanted a slice x[a:b] of step 1")
         n = self._len
@@ -148,38 +146,8 @@ class Memory(DeviceMemory):
         self.close()
 
 
-class CudaSlice(Memory):
-    """Device memory of one stream. Owns it, unless made by stream.slice_from_ptr() or null()."""
-
-    __slots__ = ("_free", "_guest")
-
-    _free: FreeInStreamOrder | None
-    _guest: object  # keeps somebody else's memory alive
-
-    stream: CudaStream
-
-    def used_on(self, stream: CudaStream) -> None:
-        """The free will wait for what `stream` holds when the slice is given back."""
-        if self._free is not None and stream is not self.stream:
-            self._free.users.append((stream.cu_stream, stream.anchor))
-
-    def close(self, stream: CudaStream | None = None) -> None:
-        """Free in the order of `stream`, by default the one it was allocated on."""
-        if self.token and stream is not None and self._free is not None:
-            self._free.stream = (stream.cu_stream, stream.anchor)
-        super().close()
-
-    def leak(self) -> int:
-        """Give up ownership: the slice closes, the memory stays. Returns the address."""
-        ptr = self.device_ptr
-        self._forget()
-        if self._owned is not None:
-            self._owned.disown()
-        return ptr
-
-
 class CudaView(DeviceMemory):
-    """A part of somebody's memory, perhaps read as another type. Borrows, and keeps the owner alive."""
+    """A part of an owner's memory, perhaps as another type. Borrows, and keeps the owner alive."""
 
     __slots__ = ("_root", "_token")
 
@@ -199,38 +167,6 @@ class CudaView(DeviceMemory):
         return self._token if self._root.token else 0
 
 
-class FreeInStreamOrder:
-    """Gives an allocation back on a stream, after the streams named by used_on().
-
-    Holds streams and pool by their anchors, so that they outlive the memory.
-    """
-
-    __slots__ = ("call", "is_async", "keep", "ptr", "stream", "users")
-
-    def __init__(
-        self, call: Callable[..., Any], ptr: Any, stream: CudaStream, is_async: bool, keep: object
-    ) -> None:
-        self.call, self.ptr, self.is_async, self.keep = call, ptr, is_async, keep
-        self.stream: tuple[Any, object] = (stream.cu_stream, stream.anchor)
-        self.users: list[tuple[Any, object]] = []
-
-    def __call__(self) -> None:
-        call, stream, on = self.call, self.stream[0], f"{int(self.ptr):#x}"
-        for user, _ in self.users:
-            event = call("cuEventCreate", 2, on="order of a free")  # CU_EVENT_DISABLE_TIMING
-            try:
-                call("cuEventRecord", event, user, on="order of a free")
-                call("cuStreamWaitEvent", stream, event, 0, on="order of a free")
-            finally:
-                call("cuEventDestroy", event, on="order of a free")
-        self.users.clear()
-        if self.is_async:
-            call("cuMemFreeAsync", self.ptr, stream, on=on)
-        else:
-            call("cuStreamSynchronize", stream, on=on)
-            call("cuMemFree", self.ptr, on=on)
-
-
 def checked_size(operation: str, length: int, dtype: npt.DTypeLike) -> tuple[int, np.dtype[Any]]:
     """Length and element type of an allocation, or ArgumentError."""
     element = as_dtype(dtype)
@@ -247,41 +183,3 @@ def alignment_of(dtype: np.dtype[Any]) -> int:
     """What a device load of `dtype` needs; a structured 2-byte type such as bfloat16 needs 2."""
     size = dtype.itemsize
     return min(size, 16) if size & (size - 1) == 0 else dtype.alignment
-
-
-def allocate(
-    stream: CudaStream, length: int, dtype: npt.DTypeLike, pool: Owned | None
-) -> CudaSlice:
-    """Allocate in the order of `stream`, from `pool` where the device has pools."""
-    length, element = checked_size("alloc", length, dtype)
-    context, num_bytes = stream.context, length * element.itemsize
-    if num_bytes == 0:
-        return borrowed(stream, 0, length, element, None)
-    on = f"{num_bytes} bytes, {stream!r}"
-    if pool is None:
-        ptr = context.call("cuMemAlloc", num_bytes, on=on)
-    else:
-        cu_stream = stream.cu_stream
-        ptr = context.call("cuMemAllocFromPoolAsync", num_bytes, pool.value, cu_stream, on=on)
-    return adopted(stream, ptr, length, element, is_async=pool is not None, keep=pool)
-
-
-def adopted(
-    stream: CudaStream, ptr: Any, length: int, dtype: np.dtype[Any], *, is_async: bool, keep: object
-) -> CudaSlice:
-    """A slice that owns the allocation at `ptr`."""
-    context = stream.context
-    free = FreeInStreamOrder(context.api.call, ptr, stream, is_async, keep)
-    owned = Owned(context.ledger, ptr, f"slice {int(ptr):#x}", free)
-    made = CudaSlice(context, stream, int(ptr), length, dtype, owned)
-    made._free, made._guest = free, None
-    return made
-
-
-def borrowed(
-    stream: CudaStream, ptr: int, length: int, dtype: np.dtype[Any], guest: object
-) -> CudaSlice:
-    """A slice over memory that `guest`, or nobody we know, owns; close() only forgets it."""
-    made = CudaSlice(stream.context, stream, ptr, length, dtype, None)
-    made._free, made._guest = None, guest
-    return made

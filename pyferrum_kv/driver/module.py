@@ -39,8 +39,8 @@ class _Global(Memory):
 class CudaModule:
     """Code loaded into a context, by ctx.load_module(). Owns its handle.
 
-    Functions are looked up once and kept. Signatures come from a manifest where one was given, else from
-    the PTX, else from the driver.
+    Functions are looked up once and kept. Signatures come from a manifest where one was given,
+    else from the PTX, else from the driver.
     """
 
     def __init__(self, context: CudaContext, image: Image) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Occupancy:
-    """function.occupancy; `block` is threads of a CTA, `smem` its dynamic shared memory in bytes."""
+    """function.occupancy; `block` is threads of a CTA, `smem` its dynamic shared bytes."""
 
     def __init__(self, function: CudaFunction) -> None:
         self._function = function
@@ -36,7 +36,7 @@ class Occupancy:
         return int(function.context.call(name, function.cu_function, num_blocks, block, on=on))
 
     def max_potential_block_size(self, smem: int = 0, limit: int = 0) -> tuple[int, int]:
-        """(CTAs to fill the device, threads of a CTA) for the most warps at once; `limit` 0 is none."""
+        """(CTAs to fill the device, threads of a CTA) for the most warps at once; limit 0: none."""
         function = self._function
         no_callback = function.context.api.raw.CUoccupancyB2DSize(0)
         args = (function.cu_function, no_callback, smem, limit)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyferrum_kv.driver.codes import INVALID_VALUE, NOT_SUPPORTED
 from pyferrum_kv.errors import ArgumentError, DriverError, DriverNotFound
-from pyferrum_kv.signature import Param, Signature
+from pyferrum_kv.signature import Param, ParamKind, Signature
 
 if TYPE_CHECKING:
     from pyferrum_kv.driver.context import CudaContext
@@ -29,7 +29,7 @@ def signature_from_driver(context: CudaContext, function: Any, entry: str) -> Si
             if error.code == NOT_SUPPORTED:
                 return None
             raise
-        kind = "bits" if size in (1, 2, 4, 8) else "struct"
+        kind: ParamKind = "bits" if size in (1, 2, 4, 8) else "struct"
         params.append(Param(f"param_{position}", kind, int(size), int(offset)))
 
 
@@ -41,7 +41,7 @@ def agreed(entry: str, known: Signature | None, told: Signature | None) -> Signa
     drivers = [(p.offset, p.size_bytes) for p in told.params]
     if ours != drivers:
         raise ArgumentError(
-            f"{entry}: the signature does not describe the loaded code: {known} has parameters at"
-            f" (offset, bytes) {ours}, the driver counts {drivers}; rebuild with python build_ptx.py"
+            f"{entry}: the signature is not the loaded code's: {known} has parameters at (offset,"
+            f" bytes) {ours}, the driver counts {drivers}; rebuild with python build_ptx.py"
         )
     return known

@@ -23,8 +23,8 @@ _PORTABLE, _WRITE_COMBINED = 1, 4
 class PinnedSlice(Memory):
     """`len` elements of page-locked memory, readable by kernels at device_ptr. Owns it.
 
-    `array` is the NumPy view, and is valid until close(). A copy that still runs may not have arrived
-    in it: wait() returns when all copies made through streams have passed.
+    `array` is the NumPy view, and is valid until close(). A copy that still runs may not have
+    arrived in it: wait() returns when all copies made through streams have passed.
     """
 
     __slots__ = ("_passed", "array")
@@ -49,7 +49,7 @@ class PinnedSlice(Memory):
         owned = Owned(context.ledger, ptr, what, free)
         super().__init__(context, None, ptr, length, element, owned)
         buffer = (ctypes.c_byte * num_bytes).from_address(ptr)
-        self.array: npt.NDArray[Any] = np.frombuffer(buffer, element, length)
+        self.array: npt.NDArray[Any] = np.frombuffer(memoryview(buffer), element, length)
 
     def copied_on(self, stream: CudaStream) -> None:
         """Remember that a copy on `stream` uses this memory."""

@@ -1,10 +1,11 @@
 """MemoryPool: what stream-ordered allocations come from.
 
-The driver gives a pool's unused memory back at every synchronisation unless its release threshold says
-to keep some. stream.alloc() uses a pool of this context's own, so that the threshold set here changes
-nothing for other libraries, and close() gives all of it back. The threshold starts at 1 GiB or an
-eighth of the device, whichever is less: enough that a loop of allocations never reaches the operating
-system, and little enough to share a device. `ctx.mem_pool().release_threshold = 0` keeps nothing.
+The driver gives a pool's unused memory back at every synchronisation unless its release threshold
+says to keep some. stream.alloc() uses a pool of this context's own, so that the threshold set here
+changes nothing for other libraries, and close() gives all of it back. The threshold starts at 1
+GiB or an eighth of the device, whichever is less: enough that a loop of allocations never reaches
+the operating system, and little enough to share a device. `ctx.mem_pool().release_threshold = 0`
+keeps nothing.
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ class MemoryPool:
         location.type = raw.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
         location.id = ordinal
         return location
+
+    @property
+    def is_closed(self) -> bool:
+        return self._owned.is_closed
 
     @property
     def owned(self) -> Owned:

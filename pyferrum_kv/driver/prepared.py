@@ -1,9 +1,9 @@
 """PreparedLaunch: everything checked once, then replayed.
 
-The hot path is one flag, one lock and one cuLaunchKernelEx with a ready configuration and parameter
-block. The flag is the ledger's `attention`: a capture runs, something waits to be given back, the
-context is closed, lost or forked. When an argument, the module or the stream is closed, the launch is
-given a gate of its own whose flag is always up, and looks again.
+The hot path is one flag, one lock and one cuLaunchKernelEx with a ready configuration and
+parameter block. The flag is the ledger's `attention`: a capture runs, something waits to be given
+back, the context is closed, lost or forked. When an argument, the module or the stream is closed,
+the launch is given a gate of its own whose flag is always up, and looks again.
 """
 
 from __future__ import annotations

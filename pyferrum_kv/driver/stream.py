@@ -1,8 +1,9 @@
 """CudaStream: an order of work. It makes slices, events, launches and graphs.
 
-Everything that returns before it has happened says "asynchronous". A stream made by ctx.new_stream()
-does not wait for the default stream, nor the other way round. After close() it takes no new work; the
-driver's stream itself goes when the last slice allocated on it has been freed.
+Everything that returns before it has happened says "asynchronous". A stream made by
+ctx.new_stream() does not wait for the default stream, nor the other way round. After close() it
+takes no new work; the driver's stream itself goes when the last slice allocated on it has been
+freed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from pyferrum_kv.driver import memory
 from pyferrum_kv.driver.api import Api
 from pyferrum_kv.driver.codes import NOT_READY
 from pyferrum_kv.driver.copies import StreamCopies
@@ -22,8 +22,9 @@ from pyferrum_kv.driver.event import CudaEvent
 from pyferrum_kv.driver.graph import Capture
 from pyferrum_kv.driver.launch import LaunchBuilder
 from pyferrum_kv.driver.lifetime import DeferredError, Dependants
-from pyferrum_kv.driver.memory import CudaSlice
+from pyferrum_kv.driver.memory import alignment_of, checked_size
 from pyferrum_kv.driver.pool import MemoryPool
+from pyferrum_kv.driver.slices import CudaSlice, adopted, allocate, borrowed
 from pyferrum_kv.errors import ArgumentError, CaptureError, ClosedError, DriverError
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class CudaStream(StreamCopies):
         return (event or CudaEvent(self.context)).record(self)
 
     def wait(self, other: CudaEvent | CudaStream) -> None:
-        """Hold later work here back until `other` has passed; asynchronous, the host does not wait."""
+        """Hold later work here back until `other` has passed; asynchronous."""
         if isinstance(other, CudaStream):
             self.join(other)
             return
@@ -106,15 +107,15 @@ class CudaStream(StreamCopies):
     # making
 
     def alloc(self, len: int, dtype: npt.DTypeLike, *, pool: MemoryPool | None = None) -> CudaSlice:
-        """Allocate `len` elements, their values undefined; asynchronous where the device has pools."""
+        """Allocate `len` elements of undefined value; asynchronous where the device has pools."""
         context = self.context
         if context.ledger.captures and self.capture_status != "none":
             raise CaptureError(
-                f"alloc: {self!r} is capturing; allocate before the capture, so that the memory outlives it"
+                f"alloc: {self!r} is capturing; allocate before, so that the memory outlives it"
             )
         if pool is None and context.has_async_alloc:
             pool = context.mem_pool()
-        return memory.allocate(self, len, dtype, pool.owned if pool is not None else None)
+        return allocate(self, len, dtype, pool.owned if pool is not None else None)
 
     def alloc_zeros(
         self, len: int, dtype: npt.DTypeLike, *, pool: MemoryPool | None = None
@@ -126,7 +127,7 @@ class CudaStream(StreamCopies):
 
     def null(self, dtype: npt.DTypeLike) -> CudaSlice:
         """A slice of no elements at address 0."""
-        return memory.borrowed(self, 0, *memory.checked_size("null", 0, dtype), None)
+        return borrowed(self, 0, *checked_size("null", 0, dtype), None)
 
     def slice_from_ptr(
         self,
@@ -141,16 +142,16 @@ class CudaStream(StreamCopies):
 
         `take_ownership`: freed on this stream as if allocated by it; for what leak() gave up.
         """
-        length, element = memory.checked_size("slice_from_ptr", len, dtype)
-        if ptr % memory.alignment_of(element) or ptr < 0 or (ptr == 0 and length):
+        length, element = checked_size("slice_from_ptr", len, dtype)
+        if ptr % alignment_of(element) or ptr < 0 or (ptr == 0 and length):
             raise ArgumentError(
                 f"slice_from_ptr: ptr is {ptr:#x}; wanted an address aligned for {element}"
             )
         if not take_ownership:
-            return memory.borrowed(self, ptr, length, element, owner)
+            return borrowed(self, ptr, length, element, owner)
         is_async = self.context.has_async_alloc
         address = self.context.api.raw.CUdeviceptr(ptr)
-        return memory.adopted(self, address, length, element, is_async=is_async, keep=owner)
+        return adopted(self, address, length, element, is_async=is_async, keep=owner)
 
     def launch_builder(self, function: CudaFunction) -> LaunchBuilder:
         """Start a launch of `function` on this stream."""
@@ -231,7 +232,7 @@ def as_cu_stream(api: Api, stream: Any) -> Any:
         version, handle = protocol() if callable(protocol) else protocol
         if version != 0:
             raise ArgumentError(
-                f"external_stream: {type(stream).__name__} speaks version {version} of __cuda_stream__;"
+                f"external_stream: __cuda_stream__ of {type(stream).__name__} is version {version};"
                 " wanted 0"
             )
         stream = handle
@@ -239,6 +240,6 @@ def as_cu_stream(api: Api, stream: Any) -> Any:
         return api.raw.CUstream(int(stream))
     except (TypeError, ValueError) as error:
         raise ArgumentError(
-            f"external_stream: stream is {type(stream).__name__}; wanted an integer handle, or an object"
-            " with __cuda_stream__()"
+            f"external_stream: stream is {type(stream).__name__}; wanted an integer handle, or an"
+            " object with __cuda_stream__()"
         ) from error

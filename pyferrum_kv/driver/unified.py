@@ -46,7 +46,7 @@ class UnifiedSlice(Memory):
         self.attached_to: CudaStream | None = None
 
     def attach(self, stream: CudaStream, mode: str = "single") -> None:
-        """Who may use it, from this point of `stream` on: "global", "host", or "single" (`stream`)."""
+        """From here on only the "host" or the "single" stream uses it; or all: "global"."""
         if mode not in _ATTACH:
             raise ArgumentError(f"attach: mode is {mode!r}; wanted one of {', '.join(_ATTACH)}")
         args = (stream.cu_stream, self.device_ptr, 0, _ATTACH[mode])
@@ -79,4 +79,4 @@ class UnifiedSlice(Memory):
             self.attached_to.synchronize()
         else:
             self.context.synchronize()
-        return np.frombuffer(self._buffer, self.dtype, len(self))
+        return np.frombuffer(memoryview(self._buffer), self.dtype, len(self))
