@@ -46,15 +46,25 @@ class ArgumentBlock:
     The driver copies the values during the launch call, so they may be rewritten when it returns.
     """
 
-    __slots__ = ("_pointers", "address", "arguments", "buffer", "context", "signature", "writers")
+    __slots__ = (
+        "_fixed",
+        "_pointers",
+        "address",
+        "arguments",
+        "buffer",
+        "context",
+        "signature",
+        "writers",
+    )
 
     def __init__(
         self, context: CudaContext, signature: Signature, writers: tuple[Writer, ...]
     ) -> None:
         self.context, self.signature, self.writers = context, signature, writers
         count = len(signature.params)
-        self.buffer = (ctypes.c_char * max(signature.size_bytes, 1))()
-        base = ctypes.addressof(self.buffer)
+        self.buffer = bytearray(max(signature.size_bytes, 1))
+        self._fixed = (ctypes.c_char * len(self.buffer)).from_buffer(self.buffer)  # never moves now
+        base = ctypes.addressof(self._fixed)
         self._pointers = (ctypes.c_void_p * count)(*(base + p.offset for p in signature.params))
         self.address = ctypes.addressof(self._pointers) if count else 0
         self.arguments: list[Any] = [None] * count
@@ -74,7 +84,7 @@ class ArgumentBlock:
     def copy(self) -> ArgumentBlock:
         """An independent block with the same values."""
         twin = ArgumentBlock(self.context, self.signature, self.writers)
-        ctypes.memmove(twin.buffer, self.buffer, ctypes.sizeof(self.buffer))
+        twin.buffer[:] = self.buffer
         twin.arguments[:] = self.arguments
         return twin
 

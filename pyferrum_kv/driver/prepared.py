@@ -1,6 +1,6 @@
 """PreparedLaunch: everything checked once, then replayed.
 
-The hot path is one flag, one lock and one cuLaunchKernelEx with a ready configuration and
+The hot path is one flag, one turn and one cuLaunchKernelEx with a ready configuration and
 parameter block. The flag is the ledger's `attention`: a capture runs, something waits to be given
 back, the context is closed, lost or forked. When an argument, the module or the stream is closed,
 the launch is given a gate of its own whose flag is always up, and looks again.
@@ -8,7 +8,6 @@ the launch is given a gate of its own whose flag is always up, and looks again.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from pyferrum_kv.driver.binding import THREAD
 from pyferrum_kv.driver.codes import INVALID_CONTEXT, INVALID_HANDLE, STICKY
 from pyferrum_kv.driver.launch_config import LaunchConfig, checked_config, driver_config
 from pyferrum_kv.driver.memory import DeviceMemory
+from pyferrum_kv.driver.turn import Turn
 from pyferrum_kv.errors import ClosedError, DriverError, WrongContextError
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ class PreparedLaunch:
     __slots__ = (
         "__weakref__",
         "_address",
+        "_arguments",
         "_block",
+        "_buffer",
         "_context",
         "_current",
         "_driver_config",
@@ -52,9 +54,12 @@ class PreparedLaunch:
         "_label",
         "_launch_ex",
         "_ledger",
-        "_lock",
+        "_put_back",
         "_stale",
+        "_take",
+        "_turn",
         "_watched",
+        "_writers",
         "config",
         "stream",
     )
@@ -70,10 +75,12 @@ class PreparedLaunch:
         context = function.context
         self._context, self._ledger = context, context.ledger
         self._gate: Any = context.ledger
-        self._lock = threading.Lock()
+        self._turn = Turn()
+        self._take, self._put_back = self._turn.pop, self._turn.append
         self._launch_ex = context.api.raw.cuLaunchKernelEx
         self._function, self._handle = function, function.cu_function
         self._block, self._address = block, block.address
+        self._buffer, self._writers, self._arguments = block.buffer, block.writers, block.arguments
         self._keep = keep_arguments
         self._stale = ""
         self._watched: dict[int, weakref.ref[Any]] = {}
@@ -100,12 +107,18 @@ class PreparedLaunch:
             self._context.bind_to_thread()
         if stream is None:
             stream = self.stream
-        with self._lock:
+        try:
+            self._take()
+        except IndexError:
+            self._turn.wait()
+        try:
             if stream is not self._current:
                 self._redirect(stream)
             status = self._launch_ex(self._driver_config, self._handle, self._address, 0)[0]
             if status:
                 self._fail(status)
+        finally:
+            self._put_back(None)
         self._context.last_launch = self._label
 
     __call__ = launch
@@ -120,27 +133,40 @@ class PreparedLaunch:
             self._context.bind_to_thread()
         if stream is None:
             stream = self.stream
-        with self._lock:
+        try:
+            self._take()
+        except IndexError:
+            self._turn.wait()
+        try:
             self._change(changes)
             if stream is not self._current:
                 self._redirect(stream)
             status = self._launch_ex(self._driver_config, self._handle, self._address, 0)[0]
             if status:
                 self._fail(status)
+        finally:
+            self._put_back(None)
         self._context.last_launch = self._label
 
     # changing
 
     def set(self, which: int | str, value: Any) -> PreparedLaunch:
         """Check and replace one argument, by name or by position from 0."""
-        with self._lock:
-            self._change([(which, value)])
+        position = which if type(which) is int else self._position(which)
+        try:
+            self._take()
+        except IndexError:
+            self._turn.wait()
+        try:
+            self._write(position, value)
+        finally:
+            self._put_back(None)
         return self
 
     def configure(self, config: LaunchConfig) -> PreparedLaunch:
         """Replace the launch configuration."""
         checked_config(self._function, config)
-        with self._lock:
+        with self._turn:
             stream = self._current or self.stream
             self._driver_config = driver_config(self._context.api, config, stream.cu_stream)
             self.config, self._label = config, f"{self._function.name} {config}"
@@ -148,7 +174,7 @@ class PreparedLaunch:
 
     def clone(self) -> PreparedLaunch:
         """An independent launch with the same arguments: one for each thread that changes them."""
-        with self._lock:
+        with self._turn:
             block = self._block.copy()
             for position, ref in self._watched.items():
                 block.arguments[position] = ref()
@@ -157,22 +183,23 @@ class PreparedLaunch:
 
     def _change(self, changes: Iterable[tuple[int | str, Any]]) -> None:
         """All of the changes, or none."""
-        block, before = self._block, self._block.buffer.raw
-        written: list[tuple[int, Any]] = []
+        buffer, arguments = self._buffer, self._arguments
+        before = bytes(buffer), arguments.copy()
         try:
             for which, value in changes:
-                position = which if type(which) is int else position_of(block.signature, which)
-                old = block.arguments[position]
-                block.write(position, value)
-                written.append((position, old))
+                self._write(which if type(which) is int else self._position(which), value)
         except Exception:
-            block.buffer.raw = before
-            for position, old in reversed(written):
-                block.arguments[position] = old
+            buffer[:], arguments[:] = before
             raise
-        for position, old in written:
-            if old is not None or block.arguments[position] is not None:
-                self._watch(position)
+
+    def _write(self, position: int, value: Any) -> None:
+        self._writers[position](self._buffer, value)
+        self._arguments[position] = value
+        if isinstance(value, DeviceMemory) or position in self._watched:
+            self._watch(position)
+
+    def _position(self, which: int | str) -> int:
+        return position_of(self._block.signature, which)
 
     # what must stay alive
 
@@ -206,7 +233,7 @@ class PreparedLaunch:
                 raise ClosedError(
                     f"launch of {self._label}: argument {position + 1} '{name}' is {value!r}"
                 )
-        with self._lock:
+        with self._turn:
             if self._current is not None and self._current.is_closed:
                 self._current = None
         self._gate = self._ledger
