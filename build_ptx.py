@@ -1,7 +1,7 @@
 """Build the PTX bundle: kernels/*.cu -> ptx/*.ptx and ptx/manifest.json.
 
-    python build_ptx.py             build and write what changed
-    python build_ptx.py --check     build, compare with ptx/, write nothing; 1 when they differ
+    python build_ptx.py             compile sources that changed and write what differs
+    python build_ptx.py --check     compile all, compare with ptx/, write nothing; 1 if they differ
 
 Needs NVRTC 12.0.76, and ptxas 12.9.86 for the register counts: pip install '.[build]'
 """
@@ -16,7 +16,8 @@ from pathlib import Path
 from pyferrum_kv.build import Ptxas, build, check, check_sources, write
 from pyferrum_kv.build.builder import ARCHS, Progress
 from pyferrum_kv.build.ptxas import WANTED_WHEEL, WHEEL
-from pyferrum_kv.errors import BuildError
+from pyferrum_kv.bundle import PtxBundle
+from pyferrum_kv.errors import BuildError, BundleError
 
 ROOT = Path(__file__).resolve().parent
 
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise BuildError(
                 f"ptxas was not found; pip install {WHEEL}=={WANTED_WHEEL}, or --ptxas PATH"
             )
-        built = build(sources, args.arch or ARCHS, ptxas, _progress())
+        earlier = None if args.check or args.force else _earlier(args.out)
+        built = build(sources, args.arch or ARCHS, ptxas, _progress(), earlier)
     except BuildError as error:
         return _fail(str(error))
     for warning in built.warnings:
@@ -63,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         "--ptxas", metavar="PATH", help=f"ptxas {WANTED_WHEEL}; default: the wheel's"
     )
     parser.add_argument("--check", action="store_true", help="compare and write nothing")
+    parser.add_argument("--force", action="store_true", help="compile every source, changed or not")
     parser.add_argument(
         "--sources-only",
         action="store_true",
@@ -79,6 +82,14 @@ def _ptxas(path: str | None) -> Ptxas | None:
             f"manifest holds; pip install {WHEEL}=={WANTED_WHEEL}"
         )
     return ptxas
+
+
+def _earlier(folder: Path) -> PtxBundle | None:
+    """The bundle on disk, whose unchanged modules need no compiling."""
+    try:
+        return PtxBundle.open(folder)
+    except BundleError:
+        return None
 
 
 def _progress() -> Progress:

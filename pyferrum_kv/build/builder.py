@@ -15,12 +15,14 @@ from hashlib import sha256
 from pathlib import Path
 
 from pyferrum_kv.build.declaration import Declarations, read_declarations
-from pyferrum_kv.build.macros import includes
 from pyferrum_kv.build.ptxas import Ptxas, served
+from pyferrum_kv.build.reuse import unchanged
 from pyferrum_kv.build.signatures import signature
+from pyferrum_kv.build.sources import shown, source_files, sources_of
 from pyferrum_kv.bundle.driver_versions import min_driver
 from pyferrum_kv.bundle.files import MANIFEST
-from pyferrum_kv.bundle.manifest import Manifest, Module, Source, Usage, Variant
+from pyferrum_kv.bundle.manifest import Manifest, Module, Usage, Variant
+from pyferrum_kv.bundle.ptx_bundle import PtxBundle
 from pyferrum_kv.bundle.write import manifest_bytes, new_manifest
 from pyferrum_kv.errors import BuildError, NvrtcNotFound
 from pyferrum_kv.nvrtc import WANTED_WHEEL, WHEEL, CompiledPtx, CompileOptions, compile_ptx
@@ -51,18 +53,27 @@ def build(
     archs: Sequence[str] = ARCHS,
     ptxas: Ptxas | None = None,
     progress: Progress = lambda step: None,
+    earlier: PtxBundle | None = None,
 ) -> Built:
     """Build a bundle from `.cu` files; writes nothing.
 
-    archs:   "compute_80", ...; a PTX file for each
-    ptxas:   measures registers and spills; None leaves `usage` empty
+    archs:    "compute_80", ...; a PTX file for each that has entries
+    ptxas:    measures registers and spills; None leaves `usage` empty
+    earlier:  a bundle whose modules are taken over where sources, options and tools are the same
     """
     files: dict[str, bytes] = {}
     modules: list[Module] = []
     warnings: list[str] = []
     if not sources:
         raise BuildError("build: no .cu file given")
+    flags = {_target(arch): _options(arch).flags() for arch in archs}
+    ptxas_version = ptxas.version if ptxas else ""
     for source in sorted(sources, key=lambda path: path.stem):
+        kept = unchanged(earlier, source, flags, ptxas_version) if earlier else None
+        if earlier and kept:
+            modules.append(kept)
+            files.update({v.file: earlier.ptx(kept.name, v.target) for v in kept.variants})
+            continue
         module, texts, logs = _module(source, archs, ptxas, progress)
         modules.append(module)
         files.update(texts)
@@ -94,35 +105,15 @@ def stale_files(folder: Path, files: Iterable[str]) -> list[str]:
     return sorted({path.name for path in folder.glob("*.ptx")} - set(files))
 
 
-def source_files(source: Path) -> dict[str, Path]:
-    """Return include name -> path for every header that a source includes by quotes, any depth."""
-    found: dict[str, Path] = {}
-    waiting = [source]
-    while waiting:
-        for name in includes(waiting.pop().read_text(encoding="utf-8")):
-            path = source.parent / name
-            if name not in found:
-                if not path.is_file():
-                    raise BuildError(f'{_shown(source)}: #include "{name}" is not in {path.parent}')
-                found[name] = path
-                waiting.append(path)
-    return dict(sorted(found.items()))
-
-
-def sources_of(source: Path) -> tuple[Source, ...]:
-    """Return path and sha256 of a source and its headers, as the manifest records them."""
-    return tuple(
-        Source(_shown(path), sha256(path.read_bytes()).hexdigest())
-        for path in (source, *source_files(source).values())
-    )
-
-
-def _shown(path: Path) -> str:
-    """Return "kernels/x.cu": folder and name, whatever lies above."""
-    return f"{path.resolve().parent.name}/{path.name}"
-
-
 # ---------------------------------------------------------------- module
+
+
+def _target(arch: str) -> str:
+    return arch.replace("compute_", "sm_")
+
+
+def _options(arch: str) -> CompileOptions:
+    return CompileOptions(arch=arch, defines=DEFINES)
 
 
 def _module(
@@ -135,27 +126,29 @@ def _module(
     try:
         declared = read_declarations(text, headers)
     except BuildError as error:
-        raise BuildError(f"{_shown(source)}: {error}") from None
+        raise BuildError(f"{shown(source)}: {error}") from None
     texts: dict[str, bytes] = {}
     variants: list[Variant] = []
     entries: dict[str, Signature] = {}
     logs: list[str] = []
     for arch in archs:
-        target = arch.replace("compute_", "sm_")
+        target = _target(arch)
         progress(f"{source.stem} {target}")
-        options = CompileOptions(arch=arch, defines=DEFINES)
+        options = _options(arch)
         compiled = compile_ptx(text, f"{LINE_FOLDER}/{source.name}", options, headers=headers)
         info = _examined(compiled, target)
-        found = _signatures(_shown(source), declared, info)
+        if compiled.log.strip():
+            logs.append(compiled.log.strip())
+        found = _signatures(shown(source), declared, info)
+        if not found:  # all of its entries are for other targets
+            continue
         _merge(entries, found)
         file = f"{source.stem}.{target}.ptx"
         texts[file] = compiled.ptx
-        if compiled.log.strip():
-            logs.append(compiled.log.strip())
         variant = _variant(source.stem, target, file, compiled, info, options.flags())
         variants.append(_assembled(variant, compiled.ptx, ptxas, progress) if ptxas else variant)
     if missing := [name for name in declared.entries if name not in entries]:
-        raise BuildError(f"{_shown(source)}: declared, and in no PTX: {', '.join(missing)}")
+        raise BuildError(f"{shown(source)}: declared, and in no PTX: {', '.join(missing)}")
     ordered = tuple(entries[name] for name in declared.entries)
     return Module(source.stem, sources_of(source), ordered, tuple(variants)), texts, logs
 

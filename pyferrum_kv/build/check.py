@@ -10,7 +10,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyferrum_kv.build.builder import Built, sources_of, stale_files
+from pyferrum_kv.build.builder import Built, stale_files
+from pyferrum_kv.build.sources import sources_of
 from pyferrum_kv.bundle.files import MANIFEST
 from pyferrum_kv.bundle.manifest import read_manifest
 from pyferrum_kv.errors import BundleCorrupt

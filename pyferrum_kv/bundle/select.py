@@ -55,7 +55,11 @@ class Verdict:
 def verdict(
     bundle: PtxBundle, compute_capability: Version | None, driver_version: int | None
 ) -> Verdict:
-    """Hold a bundle against a device and a driver without loading it; None: there is none here."""
+    """Hold a bundle against a device and a driver without loading it; None: there is none here.
+
+    A module whose lowest target is above the bundle's is a faster way for newer devices: an older
+    device works without it.
+    """
     variants = [v for module in bundle.manifest.modules for v in module.variants]
     if not variants:
         return Verdict(False, ("bundle is empty; run python build_ptx.py",))
@@ -74,7 +78,12 @@ def verdict(
         return Verdict(False, (f"bundle needs {_needs(oldest, driver)}",))
     lines: list[str] = []
     works = True
+    floor = min(_capability(v.target) for v in variants)
     for module in bundle.manifest.modules:
+        lowest = _capability(_lowest(module.variants)) if module.variants else floor
+        if floor <= compute_capability < lowest:
+            lines.append(f"{module.name}: for compute capability >= {_dotted(lowest)} only")
+            continue
         try:
             chosen = select(module.variants, compute_capability, driver_version, module.name)
         except NoVariant as none:
@@ -89,11 +98,10 @@ def verdict(
 
 
 def _least(bundle: PtxBundle) -> tuple[Version, str]:
-    """The oldest driver and the lowest target with which every module has a variant."""
+    """The oldest driver that reads every module, and the lowest target of all."""
     modules = [module.variants for module in bundle.manifest.modules if module.variants]
     driver = max(min(v.min_driver for v in variants) for variants in modules)
-    target = max((_lowest(variants) for variants in modules), key=_capability)
-    return driver, target
+    return driver, _lowest(v for variants in modules for v in variants)
 
 
 def _lowest(variants: Iterable[Variant]) -> str:
