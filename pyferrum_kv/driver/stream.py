@@ -45,6 +45,7 @@ class CudaStream(StreamCopies):
         self.anchor = anchor
         self.is_closed = False
         self.dependants = Dependants()
+        self.attachments: dict[Any, Any] = {}  # what higher layers keep as long as the stream lives
         self._cu_stream, self._what = cu_stream, what
 
     @property
@@ -210,6 +211,7 @@ class CudaStream(StreamCopies):
         if self.is_closed or self.handle in (1, 2):
             return
         self.is_closed = True
+        self.attachments.clear()
         self.dependants.invalidate(self._what)
         self.anchor = None  # the last slice's anchor, or this one, queues the driver's stream
         if self.context.state == "ok":
