@@ -1,4 +1,4 @@
-"""Device memory whose addresses are the host's own, so that pinned and managed memory have one address."""
+"""Device memory at addresses of the host's own: pinned and managed memory have one address."""
 
 from __future__ import annotations
 

@@ -48,7 +48,9 @@ def _from_addresses(signature: Signature, argument: Any) -> bytes:
     block = bytearray(signature.size_bytes)
     for index, (param, pointer) in enumerate(zip(signature.params, pointers, strict=True)):
         if not pointer:
-            raise Refused("INVALID_VALUE", f"argument {index} of {signature.entry} is a null pointer")
+            raise Refused(
+                "INVALID_VALUE", f"argument {index} of {signature.entry} is a null pointer"
+            )
         _place(block, param, ctypes.string_at(pointer, param.size_bytes))
     return bytes(block)
 

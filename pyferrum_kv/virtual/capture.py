@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pyferrum_kv.virtual.machine import Allocation, Context, Machine, Stream
+from pyferrum_kv.virtual.machine import Machine
+from pyferrum_kv.virtual.objects import Allocation, Context, Stream
 from pyferrum_kv.virtual.order import Lane, Op, Work, nothing
 from pyferrum_kv.virtual.status import Refused
 
@@ -36,7 +37,8 @@ class Graph:
 
     def clone(self, machine: Machine) -> tuple[Graph, dict[int, Node]]:
         """A copy with nodes of its own, and original handle -> copied node."""
-        twin, of = Graph(machine.new_handle(), allocations=self.allocations), {}
+        twin = Graph(machine.new_handle(), allocations=self.allocations)
+        of: dict[int, Node] = {}
         for node in self.nodes:
             of[node.handle] = twin.add(machine, node.op, [of[w.handle] for w in node.waits])
         return twin, of
@@ -132,7 +134,7 @@ class GraphExec:
 
     def launch(self, machine: Machine, lane: Lane, context: Context, after: list[Work]) -> Work:
         """Submit all nodes after what `lane` holds; a graph never overlaps itself."""
-        order, works = machine.order, {}
+        order, works = machine.order, dict[int, Work]()
         start = Op("empty", "graph begins", nothing)
         begin = order.submit(lane, start, context, [*after, self.last])
         for node in self.graph.nodes:

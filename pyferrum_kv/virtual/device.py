@@ -11,7 +11,8 @@ from pyferrum_kv.virtual.arena import HostVisibleMemory
 from pyferrum_kv.virtual.attributes import attributes_of
 from pyferrum_kv.virtual.calls.versions import BINDINGS_12, Calls12, Calls13
 from pyferrum_kv.virtual.launches import Launched
-from pyferrum_kv.virtual.machine import Device, Machine
+from pyferrum_kv.virtual.machine import Machine
+from pyferrum_kv.virtual.objects import Context, Device
 from pyferrum_kv.virtual.report import Report
 from pyferrum_kv.virtual.status import code
 
@@ -28,7 +29,7 @@ class VirtualDriver:
     lazy:          bool   work happens when somebody waits for it; False: at the call
     memory:        int    bytes of each device
     sm_count:      int    multiprocessors of each device; None: the real one's
-    on_report:     "error"    a finding ends the context, as a fault does: no test passes by accident
+    on_report:     "error"    a finding ends the context, as a fault does: no test passes by luck
                    "collect"  a finding is only added to `reports`
     seed:          int    of the choice among operations that are ready to run
     device_count:  int
@@ -98,22 +99,26 @@ class VirtualDriver:
         """The newest launch that ran, with its counts; None before the first."""
         return self.machine.launches[-1] if self.machine.launches else None
 
+    def finish(self) -> None:
+        """Run what nobody waited for and destroy all contexts, which reports leaks if asked to."""
+        with self.machine.lock:
+            for context in [c for c in self.machine.handles.values() if isinstance(c, Context)]:
+                if not context.destroyed:
+                    self._calls.destroy(context)
+            for device in self.machine.devices:
+                device.primary_count = 0
+
     def __getattr__(self, name: str) -> Any:
         """A driver call, or whatever else `cuda.bindings.driver` has under that name."""
         if name.startswith("_") or name == "machine":
             raise AttributeError(name)
-        if name.startswith("cu") and not name.startswith("cuuint"):
-            found = getattr(self._calls, name, None)
-            value = found if found is not None else self._missing(name)
-        else:
-            value = getattr(real, name)
+        value = getattr(real, name)
+        if name.startswith("cu") and not isinstance(value, type):
+            value = getattr(self._calls, name, None) or self._not_emulated(name)
         self.__dict__[name] = value  # next time without this function
         return value
 
-    def _missing(self, name: str) -> Callable[..., tuple[Any, ...]]:
-        if not hasattr(real, name):
-            raise AttributeError(f"cuda.bindings.driver has no {name}")
-
+    def _not_emulated(self, name: str) -> Callable[..., tuple[Any, ...]]:
         def not_emulated(*_: Any, **__: Any) -> tuple[Any, ...]:
             self.machine.last_error = f"{name}: not emulated by the virtual device"
             return (code("NOT_SUPPORTED"), *[None] * _values(name))
@@ -123,6 +128,5 @@ class VirtualDriver:
 
 def _values(name: str) -> int:
     """How many values the real call returns beside the status, as its docstring lists them."""
-    lines = (getattr(real, name).__doc__ or "").split("Returns\n")[-1].splitlines()
-    listed = [line for line in lines if " : " in line and not line.startswith(" ")]
-    return max(0, len(listed) - 1)
+    returns = (getattr(real, name).__doc__ or "").split("Returns\n")[-1]
+    return sum(" : " in line and not line.startswith(" ") for line in returns.splitlines())

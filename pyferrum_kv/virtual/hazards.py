@@ -35,7 +35,7 @@ class AccessHistory:
         self._regions.clear()
 
     def forget(self, low: int, high: int) -> None:
-        """The bytes were freed; another allocation may get them."""
+        """The bytes are newly allocated: what was done to them before is over."""
         for region in range(low >> REGION_BITS, (max(high, low + 1) - 1 >> REGION_BITS) + 1):
             kept = [
                 e
@@ -91,6 +91,7 @@ def _report(earlier: Entry, later: Entry) -> Report:
     first, second = ("wrote" if e.access.wrote else "read" for e in (earlier, later))
     return Report(
         kind="stream_hazard",
-        detail=f"{later.label} {second} {high - low} bytes at {low:#x} that {earlier.label} {first}",
+        detail=f"{later.label} {second} {high - low} bytes at {low:#x} "
+        f"that {earlier.label} {first}",
         other="no event, wait or synchronisation orders the two streams",
     )

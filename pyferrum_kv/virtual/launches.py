@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from pyferrum_kv.virtual.machine import Allocation, Machine
+from pyferrum_kv.virtual.machine import Machine
 from pyferrum_kv.virtual.modules import Function
+from pyferrum_kv.virtual.objects import Allocation
 from pyferrum_kv.virtual.order import Access
 from pyferrum_kv.virtual.status import Refused
 

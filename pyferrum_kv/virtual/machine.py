@@ -1,4 +1,4 @@
-"""The state behind the calls: devices, contexts, handles, the order of work, and what was reported."""
+"""The state behind the calls: handles, the threads' contexts, the order of work, the reports."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 import random
 import threading
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyferrum_kv.virtual.hazards import AccessHistory
-from pyferrum_kv.virtual.memory import Memory, MemoryFault
-from pyferrum_kv.virtual.order import Lane, Scheduler, Work
+from pyferrum_kv.virtual.memory import MemoryFault
+from pyferrum_kv.virtual.objects import Allocation, Context, Device, Pool
+from pyferrum_kv.virtual.order import Scheduler, Work
 from pyferrum_kv.virtual.report import Report
 from pyferrum_kv.virtual.status import Refused
 
@@ -27,8 +27,6 @@ try:  # INTERIM until run.py is there
 except ImportError:
     Fault = (MemoryFault,)
 
-LEGACY_STREAM, PER_THREAD_STREAM = 1, 2
-NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 KEPT_LAUNCHES = 4096
 """Launch facts are kept for the newest so many launches."""
 
@@ -43,101 +41,18 @@ FAULTS = {
 """Kind of a MemoryFault or KernelFault -> the sticky status."""
 
 
-@dataclass(eq=False)
-class Stream:
-    """A stream, or one of the two default ones."""
-
-    handle: int
-    context: Context
-    flags: int
-    priority: int
-    lane: Lane
-    capture: Capture | None = None
-    closed: bool = False
-
-    @property
-    def blocking(self) -> bool:
-        """Whether it and the legacy default stream wait for each other."""
-        return not self.flags & NON_BLOCKING
-
-
-@dataclass(eq=False)
-class Pool:
-    """A stream-ordered memory pool: what is freed stays reserved until the next synchronisation."""
-
-    handle: int
-    device: Device
-    threshold: int = 0
-    used: int = 0
-    used_high: int = 0
-    reserved: int = 0
-    reserved_high: int = 0
-    switches: dict[int, int] = field(default_factory=dict)
-    closed: bool = False
-
-    def took(self, num_bytes: int) -> None:
-        self.used += num_bytes
-        self.reserved = max(self.reserved, self.used)
-        self.used_high = max(self.used_high, self.used)
-        self.reserved_high = max(self.reserved_high, self.reserved)
-
-    def trim(self, keep: int) -> None:
-        self.reserved = max(self.used, min(self.reserved, keep))
-
-
-@dataclass(eq=False)
-class Allocation:
-    """Bytes that a call handed out: on the device, or on the host and visible to the device."""
-
-    address: int
-    num_bytes: int
-    context: Context | None
-    kind: str  # "device", "managed", "pinned", "registered", "global"
-    pool: Pool | None = None
-    flags: int = 0
-    owner: object | None = None  # what keeps host bytes alive
-    freed: bool = False  # a stream-ordered free is on its way
-
-    def covers(self, address: int) -> bool:
-        return self.address <= address < self.address + self.num_bytes
-
-
-@dataclass(eq=False)
-class Device:
-    ordinal: int
-    memory: Memory
-    attributes: dict[str, int]
-    name: str
-    allocations: dict[int, Allocation] = field(default_factory=dict)
-    primary: Context | None = None
-    primary_count: int = 0
-    primary_flags: int = 0
-    default_pool: Pool | None = None
-    pool: Pool | None = None
-
-
-@dataclass(eq=False)
-class Context:
-    handle: int
-    device: Device
-    flags: int
-    is_primary: bool
-    fault: Refused | None = None
-    destroyed: bool = False
-    legacy: Stream | None = None
-    per_thread: dict[int, Stream] = field(default_factory=dict)
-    streams: list[Stream] = field(default_factory=list)
-    owned: dict[int, Any] = field(default_factory=dict)  # handle -> event, module, ... made here
-    peers: set[int] = field(default_factory=set)  # handles of contexts whose memory it may touch
-    limits: dict[int, int] = field(default_factory=dict)
-    cache_config: int = 0
-
-
 class Machine:
     """All devices of one virtual driver; `lock` is held during every call."""
 
     def __init__(
-        self, *, lazy: bool, seed: int, on_report: str, version: int, report_leaks: bool, budget: int
+        self,
+        *,
+        lazy: bool,
+        seed: int,
+        on_report: str,
+        version: int,
+        report_leaks: bool,
+        budget: int,
     ) -> None:
         self.lock = threading.RLock()
         self.on_report = on_report
@@ -235,8 +150,6 @@ class Machine:
             if device.allocations.get(allocation.address) is allocation:
                 del device.allocations[allocation.address]
                 device.memory.free(allocation.address)
-                low = allocation.address
-                self.history.forget(low, low + allocation.num_bytes)
                 if allocation.pool:
                     allocation.pool.used -= allocation.num_bytes
 
@@ -277,6 +190,10 @@ class Machine:
             context.fault = context.fault or refused
             self.last_error = refused.detail
             return
+        except Exception as error:
+            # A fault of this package, not of the program: it is raised, and nothing runs after it.
+            context.fault = context.fault or Refused("UNKNOWN", f"virtual device: {error!r}")
+            raise
         hazard = self.history.check(work, accesses)
         if hazard:
             self.report(context, hazard)
@@ -288,7 +205,7 @@ class Machine:
         context.fault = context.fault or Refused(name, str(report))
 
     def report(self, context: Context, report: Report) -> None:
-        """A finding that hardware would not notice: sticky too, unless findings are only collected."""
+        """A finding that hardware would miss: sticky too, unless findings are only collected."""
         if self.on_report == "error":
             self.lose(context, "LAUNCH_FAILED", report)
         else:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pyferrum_kv.ptx_reader import PtxSyntaxError
 from pyferrum_kv.virtual.host import host_buffer
-from pyferrum_kv.virtual.machine import Allocation, Context
+from pyferrum_kv.virtual.objects import Allocation, Context
 from pyferrum_kv.virtual.program import Kernel, Program
 from pyferrum_kv.virtual.status import Refused
 
@@ -81,7 +81,7 @@ class Entry:
 
 
 def image_text(image: Any) -> str:
-    """PTX text of a module image; INVALID_IMAGE for what is none, NOT_SUPPORTED for machine code."""
+    """PTX text of an image; INVALID_IMAGE for what is none, NOT_SUPPORTED for machine code."""
     if isinstance(image, int):
         data = ctypes.string_at(image)
     else:
@@ -106,7 +106,8 @@ def read_program(text: str, cc: tuple[int, int], driver_version: int) -> Program
         if declared and declared > newest:
             raise _too_new(declared, newest) from None
         raise Refused(
-            "INVALID_PTX", f"ptxas application ptx input, line {error.line}; error   : {error.message}"
+            "INVALID_PTX",
+            f"ptxas application ptx input, line {error.line}; error   : {error.message}",
         ) from None
     if program.version > newest_ptx(driver_version):
         raise _too_new(program.version, newest_ptx(driver_version))

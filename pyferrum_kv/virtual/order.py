@@ -1,14 +1,14 @@
-"""Stream order: operations wait in streams, run when somebody waits for them, and carry vector clocks.
+"""Stream order: operations run when somebody waits for them, and carry vector clocks.
 
-An `Op` is what a call wants done. Submitted to a stream it becomes a `Work`, which knows what must be
-done before it: the stream's previous work, the events waited for, and what the legacy default stream
-demands. Nothing else is ordered, and the scheduler picks among the ready ones by a seeded choice.
+An `Op` is what a call wants done. Submitted to a stream it becomes a `Work`, which knows what must
+be done before it: the stream's previous work, the events waited for, and what the legacy default
+stream demands. Nothing else is ordered: the scheduler picks among the ready ones by a seed.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -145,7 +145,7 @@ class Scheduler:
                     queue.append(work)
         return list(found.values())
 
-    def _orders(self, works: list[Work]) -> Iterable[Work] | Any:
+    def _orders(self, works: list[Work]) -> Iterator[Work]:
         waits = {id(w): sum(not b.done for b in w.after) for w in works}
         next_of: dict[int, list[Work]] = {}
         for work in works:

@@ -1,4 +1,4 @@
-"""The status in front of every driver call's answer: names, sentences, and the one exception inside.
+"""The status in front of every driver call's answer: names, sentences, the exception inside.
 
 Inside the virtual device a call that cannot be done raises `Refused`; at its edge (`calls/base.py`)
 that becomes the tuple that `cuda.bindings.driver` would return.
@@ -20,7 +20,7 @@ def code(name: str) -> Any:
 
 
 class Refused(Exception):
-    """A driver call ends with `name`, a CUresult without its CUDA_ERROR_; `detail` is for people."""
+    """A call ends with `name`, a CUresult without its CUDA_ERROR_; `detail` is for people."""
 
     def __init__(self, name: str, detail: str = "") -> None:
         self.name, self.detail = name, detail
@@ -83,8 +83,8 @@ SENTENCES = {
     907: "operation not permitted on an event last recorded in a capturing stream",
     908: "attempt to terminate a thread-local capture sequence from another thread",
     909: "wait operation timed out",
-    910: "the graph update was not performed because it included changes which violated constraints "
-    "specific to instantiated graph update",
+    910: "the graph update was not performed because it included changes which violated "
+    "constraints specific to instantiated graph update",
     912: "cluster misconfiguration",
     913: "cannot find function: it is not loaded",
     999: "unknown error",
@@ -92,7 +92,7 @@ SENTENCES = {
 
 
 def name_of(error: Any) -> str | None:
-    """ "CUDA_ERROR_INVALID_VALUE" of a CUresult or its number; None for a number that is no status."""
+    """ "CUDA_ERROR_INVALID_VALUE" of a CUresult or its number; None for what is no status."""
     try:
         return str(CUresult(int(error)).name)
     except ValueError:

@@ -6,14 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from pyferrum_kv.virtual.machine import (
-    LEGACY_STREAM,
-    PER_THREAD_STREAM,
-    Context,
-    Device,
-    Machine,
-    Stream,
-)
+from pyferrum_kv.virtual.machine import Machine
+from pyferrum_kv.virtual.objects import LEGACY_STREAM, PER_THREAD_STREAM, Context, Device, Stream
 from pyferrum_kv.virtual.status import SUCCESS, Refused, code
 
 P = ParamSpec("P")
@@ -63,7 +57,7 @@ def driver_call(
         body: Callable[Concatenate[C, P], Any],
     ) -> Callable[Concatenate[C, P], tuple[Any, ...]]:
         @functools.wraps(body)
-        def call(self: C, *args: P.args, **kwargs: P.kwargs) -> tuple[Any, ...]:
+        def call(self: C, /, *args: P.args, **kwargs: P.kwargs) -> tuple[Any, ...]:
             machine = self.machine
             with machine.lock:
                 try:

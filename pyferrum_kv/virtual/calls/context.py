@@ -7,7 +7,7 @@ from typing import Any
 from cuda.bindings import driver as real
 
 from pyferrum_kv.virtual.calls.base import Calls, default_stream, driver_call
-from pyferrum_kv.virtual.machine import Context, Device
+from pyferrum_kv.virtual.objects import Context, Device
 from pyferrum_kv.virtual.status import Refused
 
 LEAST_PRIORITY, GREATEST_PRIORITY = 0, -5
@@ -39,13 +39,13 @@ class ContextCalls(Calls):
             raise Refused("INVALID_CONTEXT", "the primary context is not retained")
         device.primary_count -= 1
         if not device.primary_count:
-            self._destroy(device.primary)
+            self.destroy(device.primary)
 
     @driver_call(needs="init")
     def cuDevicePrimaryCtxReset(self, dev: Any) -> None:
         device = self._device(dev)
         if device.primary and not device.primary.destroyed:
-            self._destroy(device.primary)
+            self.destroy(device.primary)
         device.primary_count = 0
 
     @driver_call(needs="init")
@@ -72,7 +72,7 @@ class ContextCalls(Calls):
         context = self._context(ctx)
         if context.is_primary:
             raise Refused("INVALID_CONTEXT", "a primary context is released, not destroyed")
-        self._destroy(context)
+        self.destroy(context)
         if self.machine.stack and self.machine.stack[-1] is context:
             self.machine.stack.pop()
 
@@ -190,7 +190,7 @@ class ContextCalls(Calls):
         self.machine.register(context)
         return context
 
-    def _destroy(self, context: Context) -> None:
+    def destroy(self, context: Context) -> None:
         """Finish its work, then end all that was made in it."""
         machine = self.machine
         for work in machine.order.pending(context):

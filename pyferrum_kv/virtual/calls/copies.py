@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pyferrum_kv.virtual.calls.base import driver_call
 from pyferrum_kv.virtual.calls.submit import SubmitCalls
 from pyferrum_kv.virtual.host import HostBuffer, host_buffer, poison_host, read_host, write_host
-from pyferrum_kv.virtual.machine import Stream
 from pyferrum_kv.virtual.order import Access, Op, nothing
 from pyferrum_kv.virtual.status import Refused
 
@@ -29,7 +28,7 @@ class CopyCalls(SubmitCalls):
         self._reads_host(self.submit(stream, op), host_buffer(srcHost, 0).address, ByteCount)
 
     def _upload(self, target: Any, source: Any, num_bytes: int, *, snapshot: bool) -> Op:
-        """Pageable bytes are taken at the call, as the driver stages them; pinned ones when it runs."""
+        """Pageable bytes are taken at the call, as the driver stages them; pinned ones later."""
         buffer = _host_range(source, num_bytes)
         if num_bytes == 0:
             return Op("empty", "empty copy", nothing)
@@ -181,7 +180,10 @@ class CopyCalls(SubmitCalls):
         if address % width:
             raise Refused("INVALID_VALUE", f"{address:#x} is not aligned to {width} bytes")
         memory = self._range(target, num_bytes).memory
-        pattern, accesses = value.to_bytes(width, "little"), [Access(address, address + num_bytes, True)]
+        pattern, accesses = (
+            value.to_bytes(width, "little"),
+            [Access(address, address + num_bytes, True)],
+        )
 
         def run() -> Sequence[Access]:
             memory.fill(address, pattern, count, what=f"cuMemsetD{8 * width}")

@@ -11,9 +11,15 @@ from cuda.bindings import driver as real
 from pyferrum_kv.virtual.calls.base import Calls, driver_call
 from pyferrum_kv.virtual.status import Refused, name_of, sentence_of
 
+_NAMES: dict[int, tuple[str, ...]] = {}
+"""Number of a CUdevice_attribute -> its names: some have an old and a new one."""
+for _name, _member in real.CUdevice_attribute.__members__.items():
+    _short = _name.removeprefix("CU_DEVICE_ATTRIBUTE_")
+    _NAMES[int(_member)] = (*_NAMES.get(int(_member), ()), _short)
+
 
 class DeviceCalls(Calls):
-    """cuInit, cuDriverGetVersion, cuGetError*, cuDevice* (contexts and pools have their own files)."""
+    """cuInit, cuDriverGetVersion, cuGetError*, cuDevice* but contexts and pools."""
 
     @driver_call(needs="nothing")
     def cuInit(self, Flags: int) -> None:
@@ -71,11 +77,11 @@ class DeviceCalls(Calls):
 
     @driver_call(1, needs="init")
     def cuDeviceGetAttribute(self, attrib: Any, dev: Any) -> int:
-        name = real.CUdevice_attribute(int(attrib)).name.removeprefix("CU_DEVICE_ATTRIBUTE_")
-        device = self._device(dev)
-        if name not in device.attributes:
-            raise Refused("INVALID_VALUE", f"the snapshot of {device.name} has no {name}")
-        return device.attributes[name]
+        device, names = self._device(dev), _NAMES.get(int(attrib), ())
+        for name in names:
+            if name in device.attributes:
+                return device.attributes[name]
+        raise Refused("INVALID_VALUE", f"the snapshot of {device.name} has no {names or attrib!r}")
 
     @driver_call(2, needs="init")
     def cuDeviceComputeCapability(self, dev: Any) -> tuple[int, int]:

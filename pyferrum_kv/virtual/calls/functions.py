@@ -79,7 +79,9 @@ class FunctionCalls(ModuleCalls):
             optin = attributes["MAX_SHARED_MEMORY_PER_BLOCK_OPTIN"]
             room = optin - function.kernel.static_shared_bytes
             if not 0 <= value <= room:
-                raise Refused("INVALID_VALUE", f"{value} bytes of dynamic shared memory; at most {room}")
+                raise Refused(
+                    "INVALID_VALUE", f"{value} bytes of dynamic shared memory; at most {room}"
+                )
         elif int(attrib) not in SETTABLE:
             raise Refused("INVALID_VALUE", f"{attrib!r} cannot be set")
         function.settings[int(attrib)] = value

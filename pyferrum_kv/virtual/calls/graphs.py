@@ -13,7 +13,7 @@ from pyferrum_kv.virtual.calls.functions import max_dynamic_shared
 from pyferrum_kv.virtual.calls.launches import LaunchCalls
 from pyferrum_kv.virtual.capture import Capture, Graph, GraphExec, Node
 from pyferrum_kv.virtual.launches import KernelLaunch, check_limits
-from pyferrum_kv.virtual.machine import Stream
+from pyferrum_kv.virtual.objects import Stream
 from pyferrum_kv.virtual.order import Access, Op, nothing
 from pyferrum_kv.virtual.status import Refused
 
@@ -193,15 +193,15 @@ class GraphCalls(LaunchCalls):
     def cuGraphExecUpdate(self, hGraphExec: Any, hGraph: Any) -> Any:
         """Take over another graph's operations when its shape and its functions are the same."""
         ready, graph = self._exec(hGraphExec), self._graph(hGraph)
-        result = real.CUgraphExecUpdateResultInfo()
         reason, culprit = _difference(ready.graph, graph)
+        if reason != real.CUgraphExecUpdateResult.CU_GRAPH_EXEC_UPDATE_SUCCESS:
+            at = f" at node {culprit.handle:#x}" if culprit else ""
+            raise Refused("GRAPH_EXEC_UPDATE_FAILURE", f"{reason.name}{at}")
+        for mine, other in zip(ready.graph.nodes, graph.nodes, strict=True):
+            mine.op = other.op
+        ready.node_of.update(zip((n.handle for n in graph.nodes), ready.graph.nodes, strict=True))
+        result = real.CUgraphExecUpdateResultInfo()
         result.result = reason
-        if culprit:
-            result.errorNode = real.CUgraphNode(culprit.handle)
-        if reason == real.CUgraphExecUpdateResult.CU_GRAPH_EXEC_UPDATE_SUCCESS:
-            for mine, other in zip(ready.graph.nodes, graph.nodes, strict=True):
-                mine.op = other.op
-            ready.node_of.update(zip((n.handle for n in graph.nodes), ready.graph.nodes, strict=True))
         return result
 
     @driver_call()
@@ -279,5 +279,3 @@ def _difference(old: Graph, new: Graph) -> tuple[Any, Node | None]:
         if a.op.kind != b.op.kind:
             return results.CU_GRAPH_EXEC_UPDATE_ERROR_NODE_TYPE_CHANGED, b
     return results.CU_GRAPH_EXEC_UPDATE_SUCCESS, None
-
-

@@ -17,8 +17,8 @@ from pyferrum_kv.virtual.launches import (
     host_visible_arguments,
     perform,
 )
-from pyferrum_kv.virtual.machine import Stream
 from pyferrum_kv.virtual.modules import Function
+from pyferrum_kv.virtual.objects import Stream
 from pyferrum_kv.virtual.order import Op
 from pyferrum_kv.virtual.status import Refused
 

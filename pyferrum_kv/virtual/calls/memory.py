@@ -6,11 +6,11 @@ from typing import Any
 
 from cuda.bindings import driver as real
 
-from pyferrum_kv.virtual.calls.submit import SubmitCalls
 from pyferrum_kv.virtual.calls.base import driver_call
+from pyferrum_kv.virtual.calls.submit import SubmitCalls
 from pyferrum_kv.virtual.host import host_buffer
-from pyferrum_kv.virtual.machine import Allocation, Context, Pool
 from pyferrum_kv.virtual.memory import OutOfDeviceMemory
+from pyferrum_kv.virtual.objects import Allocation, Context, Pool
 from pyferrum_kv.virtual.status import Refused
 
 HOST_KINDS = ("pinned", "managed")
@@ -39,6 +39,7 @@ class MemoryCalls(SubmitCalls):
             raise Refused("OUT_OF_MEMORY", str(full)) from None
         allocation = Allocation(address, num_bytes, context, kind, pool, flags)
         device.allocations[address] = allocation
+        self.machine.history.forget(address, address + num_bytes)
         if pool:
             pool.took(num_bytes)
         return allocation

@@ -9,7 +9,6 @@ from cuda.bindings import driver as real
 
 from pyferrum_kv.virtual.calls.base import driver_call
 from pyferrum_kv.virtual.calls.memory import MemoryCalls
-from pyferrum_kv.virtual.machine import Context, Device
 from pyferrum_kv.virtual.modules import (
     Entry,
     Function,
@@ -19,6 +18,7 @@ from pyferrum_kv.virtual.modules import (
     read_program,
     write_log,
 )
+from pyferrum_kv.virtual.objects import Context, Device
 from pyferrum_kv.virtual.program import Program
 from pyferrum_kv.virtual.status import Refused
 
@@ -112,7 +112,9 @@ class ModuleCalls(MemoryCalls):
             raise Refused("NOT_FOUND", f"the module has no entry {text}")
         if kernel.unsupported:
             line, form = kernel.unsupported[0]
-            raise Refused("NOT_SUPPORTED", f"line {line}: {form}: not emulated by the virtual device")
+            raise Refused(
+                "NOT_SUPPORTED", f"line {line}: {form}: not emulated by the virtual device"
+            )
         function = Function(self.machine.new_handle(), kernel, module)
         module.functions[text] = function
         module.context.owned[function.handle] = function

@@ -9,7 +9,7 @@ from cuda.bindings import driver as real
 
 from pyferrum_kv.virtual.calls.base import driver_call
 from pyferrum_kv.virtual.calls.memory import MemoryCalls
-from pyferrum_kv.virtual.machine import Allocation, Device, Pool, Stream
+from pyferrum_kv.virtual.objects import Allocation, Device, Pool, Stream
 from pyferrum_kv.virtual.order import Access, Op
 from pyferrum_kv.virtual.status import Refused
 
@@ -44,7 +44,7 @@ class PoolCalls(MemoryCalls):
         if taken.freed:
             raise Refused("INVALID_VALUE", f"{taken.address:#x} is freed already")
         if stream.capture:
-            # A graph frees at every launch what it allocates at every launch: the address stays its.
+            # A graph allocates and frees at every launch: the address stays its own.
             self.submit(stream, _touch("free", "cuMemFreeAsync", taken))
             return
         taken.freed = True

@@ -12,7 +12,7 @@ from pyferrum_kv.virtual.calls.base import driver_call
 from pyferrum_kv.virtual.calls.context import GREATEST_PRIORITY, LEAST_PRIORITY
 from pyferrum_kv.virtual.calls.submit import SubmitCalls
 from pyferrum_kv.virtual.events import Event
-from pyferrum_kv.virtual.machine import Stream
+from pyferrum_kv.virtual.objects import Stream
 from pyferrum_kv.virtual.order import Access, Op, nothing
 from pyferrum_kv.virtual.status import CUresult, Refused, code
 

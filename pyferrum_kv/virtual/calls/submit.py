@@ -1,4 +1,4 @@
-"""What all asynchronous calls share: the place in stream order, memory by address, capture's rules."""
+"""What all asynchronous calls share: stream order, memory by address, capture's rules."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from pyferrum_kv.virtual.calls.base import Calls, default_stream
 from pyferrum_kv.virtual.capture import GLOBAL, RELAXED, Capture
-from pyferrum_kv.virtual.machine import Allocation, Context, Device, Stream
+from pyferrum_kv.virtual.objects import Allocation, Context, Device, Stream
 from pyferrum_kv.virtual.order import Op, Work
 from pyferrum_kv.virtual.status import Refused
 
