@@ -13,37 +13,53 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyferrum_kv.build import Ptxas, build, check, check_sources, write
+from pyferrum_kv.build import Ptxas, assemble, build, check, check_sources, write
 from pyferrum_kv.build.builder import ARCHS, Progress
 from pyferrum_kv.build.ptxas import WANTED_WHEEL, WHEEL
 from pyferrum_kv.bundle import PtxBundle
 from pyferrum_kv.errors import BuildError, BundleError
 
 ROOT = Path(__file__).resolve().parent
+PTX = ROOT / "ptx"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 when built, or when nothing differs."""
     args = _parser().parse_args(arguments)
-    sources = [Path(source) for source in args.sources] or sorted((ROOT / "kernels").glob("*.cu"))
     try:
-        if args.sources_only:
-            return _report(check_sources(args.out, sources), "source hashes alone were compared")
-        ptxas = _ptxas(args.ptxas)
-        if ptxas is None and not args.check:
-            raise BuildError(
-                f"ptxas was not found; pip install {WHEEL}=={WANTED_WHEEL}, or --ptxas PATH"
-            )
-        earlier = None if args.check or args.force else _earlier(args.out)
-        built = build(sources, args.arch or ARCHS, ptxas, _progress(), earlier)
-    except BuildError as error:
+        return _run(args)
+    except (BuildError, BundleError) as error:
         return _fail(str(error))
+
+
+def _run(args: argparse.Namespace) -> int:
+    sources = [Path(source) for source in args.sources] or sorted((ROOT / "kernels").glob("*.cu"))
+    if args.sources and args.out == PTX:
+        return _fail("SRC.cu needs --out: ptx/ holds all of kernels/")
+    name = args.out.name
+    if args.sources_only:
+        problems = check_sources(args.out, sources)
+        return _report(problems, f"{name}/ is of these sources (their hashes alone were compared)")
+    if args.assemble:
+        ptxas = Ptxas.at(args.assemble)
+        progress = _progress()
+        problems = assemble(args.out, ptxas, progress)
+        progress("")
+        return _report(problems, f"{name}/ assembles with ptxas {ptxas.version}")
+    measure = _ptxas(args.ptxas)
+    if measure is None and not args.check:
+        return _fail(f"ptxas was not found; pip install {WHEEL}=={WANTED_WHEEL}, or --ptxas PATH")
+    earlier = None if args.check or args.force else _earlier(args.out)
+    progress = _progress()
+    built = build(sources, args.arch or ARCHS, measure, progress, earlier)
+    progress("")
     for warning in built.warnings:
         print(warning, file=sys.stderr)
     if args.check:
-        note = "" if ptxas else "register counts were not compared: there is no ptxas here"
-        return _report(check(built, args.out), note)
+        note = "" if measure else " (register counts were not compared: there is no ptxas here)"
+        return _report(check(built, args.out), f"{name}/ is what its sources give{note}")
     changed = write(built, args.out)
-    print("\n".join(f"{args.out.name}/{name}" for name in changed) or "nothing changed")
+    print("\n".join(f"{name}/{file}" for file in changed) or "nothing changed")
     return 0
 
 
@@ -51,25 +67,27 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="build_ptx.py", description="Build the PTX bundle from its CUDA sources."
     )
-    parser.add_argument("sources", nargs="*", metavar="SRC.cu", help="default: kernels/*.cu")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "ptx", help="bundle folder; default: ptx"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("sources", nargs="*", metavar="SRC.cu", help="default: kernels/*.cu")
+    add("--out", type=Path, default=PTX, help="bundle folder; default: ptx")
+    add(
         "--arch",
         action="append",
         metavar="compute_NN",
         help=f"target, may be repeated; default: {' '.join(ARCHS)}",
     )
-    parser.add_argument(
-        "--ptxas", metavar="PATH", help=f"ptxas {WANTED_WHEEL}; default: the wheel's"
-    )
-    parser.add_argument("--check", action="store_true", help="compare and write nothing")
-    parser.add_argument("--force", action="store_true", help="compile every source, changed or not")
-    parser.add_argument(
+    add("--ptxas", metavar="PATH", help=f"ptxas {WANTED_WHEEL}; default: the installed wheel's")
+    add("--force", action="store_true", help="compile every source, changed or not")
+    add("--check", action="store_true", help="compare and write nothing")
+    add(
         "--sources-only",
         action="store_true",
-        help="with --check: compare source hashes only; needs neither NVRTC nor ptxas",
+        help="compare source hashes only and write nothing; needs neither NVRTC nor ptxas",
+    )
+    add(
+        "--assemble",
+        metavar="PTXAS",
+        help="have a ptxas of any version take every PTX of the bundle; writes nothing",
     )
     return parser
 
@@ -99,10 +117,10 @@ def _progress() -> Progress:
     return lambda step: print(f"\r\033[K{step}", end="", file=sys.stderr, flush=True)
 
 
-def _report(problems: Sequence[str], note: str) -> int:
+def _report(problems: Sequence[str], fine: str) -> int:
     if problems:
         return _fail("\n".join(problems))
-    print("ptx/ is in step with its sources" + (f" ({note})" if note else ""))
+    print(fine)
     return 0
 
 

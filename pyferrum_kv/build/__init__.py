@@ -5,7 +5,7 @@ declaration, sources, signatures, ptxas, reuse, builder, check.
 """
 
 from pyferrum_kv.build.builder import Built, build, write
-from pyferrum_kv.build.check import check, check_sources
+from pyferrum_kv.build.check import assemble, check, check_sources
 from pyferrum_kv.build.ptxas import Ptxas
 
-__all__ = ["Built", "Ptxas", "build", "check", "check_sources", "write"]
+__all__ = ["Built", "Ptxas", "assemble", "build", "check", "check_sources", "write"]

@@ -1,20 +1,24 @@
 """Whether a bundle on disk is what its sources give; writes nothing.
 
 Three strengths, by what the machine has: source hashes need nothing, the PTX needs NVRTC, and the
-register counts need ptxas.
+register counts need ptxas. `assemble` asks another ptxas, an older one say, to take every PTX.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pyferrum_kv.build.builder import Built, stale_files
+from pyferrum_kv.build.builder import Built, Progress, stale_files
+from pyferrum_kv.build.ptxas import Ptxas, served
 from pyferrum_kv.build.sources import sources_of
 from pyferrum_kv.bundle.files import MANIFEST
-from pyferrum_kv.bundle.manifest import read_manifest
-from pyferrum_kv.errors import BundleCorrupt
+from pyferrum_kv.bundle.manifest import Variant, read_manifest
+from pyferrum_kv.bundle.ptx_bundle import PtxBundle
+from pyferrum_kv.errors import BuildError, BundleCorrupt
 
 REBUILD = "run python build_ptx.py"
 
@@ -65,6 +69,35 @@ def check(built: Built, folder: Path) -> list[str]:
         f"{folder.name}/{name} belongs to no source; {REBUILD}"
         for name in stale_files(folder, built.files)
     ]
+    return problems
+
+
+def assemble(folder: Path, ptxas: Ptxas, progress: Progress) -> list[str]:
+    """Assemble every PTX of a bundle for each architecture that this ptxas knows.
+
+    Returns what failed, a line each.
+    """
+    bundle = PtxBundle.open(folder)
+    problems = bundle.verify()
+    jobs = [
+        (variant, arch)
+        for module in bundle.manifest.modules
+        for variant in module.variants
+        for arch in served(variant.target)
+        if ptxas.knows(arch)
+    ]
+
+    def one(job: tuple[Variant, str]) -> str:
+        variant, arch = job
+        progress(f"{variant.file} for {arch}")
+        try:
+            ptxas.assemble(variant.file, bundle.ptx(variant.module, variant.target), arch)
+        except (BuildError, BundleCorrupt) as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        problems += [problem for problem in pool.map(one, jobs) if problem]
     return problems
 
 
