@@ -143,4 +143,5 @@ def merge_attention_states(out_a: F64, lse_a: F64, out_b: F64, lse_b: F64) -> tu
 def _alibi(slopes: npt.NDArray[np.float32], seen: slice, position: int) -> F64:
     """Bias of the tokens seen: [num_q_heads, num_tokens]."""
     behind = np.arange(seen.start, seen.stop) - position
-    return as_float64(slopes)[:, None] * behind
+    bias: F64 = as_float64(slopes)[:, None] * behind
+    return bias

@@ -1,0 +1,100 @@
+"""The debug mode: do block tables, lengths and slots point inside the pools?
+
+They lie on the device, where no launch reads them back, so a wrong one is found only here. The
+checks copy them to the host and wait for the stream: for hunting a fault, not for serving. They run
+before a launch with debug=True, before every launch with PYFERRUM_KV_DEBUG=1 in the environment, or
+by hand.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyferrum_kv.errors import ArgumentError, CaptureError
+
+if TYPE_CHECKING:
+    from pyferrum_kv.driver import CudaStream
+    from pyferrum_kv.int8_kv.checks import DeviceSlice
+
+_ON = os.environ.get("PYFERRUM_KV_DEBUG", "") not in ("", "0")
+
+
+def is_on() -> bool:
+    """Whether every launch is checked."""
+    return _ON
+
+
+def check_block_table(
+    stream: CudaStream,
+    block_table: DeviceSlice,
+    kv_lens: DeviceSlice | None,
+    *,
+    num_blocks: int,
+    block_size: int,
+    batch_size: int,
+    max_kv_len: int,
+    block_table_stride: int | None = None,
+    operation: str = "paged_decode_attention_int8",
+) -> None:
+    """Every length is within 0..max_kv_len, every table entry it needs within the pool; waits.
+
+    block_table: int32 [batch_size, max_blocks_per_seq], kv_lens: int32 [batch_size] or None
+    """
+    _refuse_capture(stream, operation)
+    table = stream.clone_dtoh(block_table)
+    lens = np.full(batch_size, max_kv_len) if kv_lens is None else stream.clone_dtoh(kv_lens)
+    stride = len(table) // max(batch_size, 1) if block_table_stride is None else block_table_stride
+    for b, kv_len in enumerate(lens[:batch_size].tolist()):
+        if not 0 <= kv_len <= max_kv_len:
+            raise ArgumentError(
+                f"{operation}: kv_lens[{b}] is {kv_len}; wanted 0 to max_kv_len {max_kv_len}"
+            )
+        used = table[b * stride : b * stride - (-kv_len // block_size)]
+        outside = np.flatnonzero((used < 0) | (used >= num_blocks))
+        if len(outside):
+            i = int(outside[0])
+            raise ArgumentError(
+                f"{operation}: block_table[{b}, {i}] is {used[i]}; wanted a block 0 to"
+                f" {num_blocks - 1}, as kv_lens[{b}] is {kv_len} in blocks of {block_size}"
+            )
+
+
+def check_slot_mapping(
+    stream: CudaStream,
+    slot_mapping: DeviceSlice,
+    *,
+    num_slots: int,
+    num_tokens: int | None = None,
+    operation: str = "int8_kv_cache_append",
+) -> None:
+    """Every slot is -1 or within the pool, and none is named twice; waits.
+
+    slot_mapping: int32 [num_tokens]
+    """
+    _refuse_capture(stream, operation)
+    slots = stream.clone_dtoh(slot_mapping)[:num_tokens]
+    outside = np.flatnonzero((slots < -1) | (slots >= num_slots))
+    if len(outside):
+        i = int(outside[0])
+        raise ArgumentError(
+            f"{operation}: slot_mapping[{i}] is {slots[i]}; wanted -1 or 0 to {num_slots - 1}"
+        )
+    kept = np.flatnonzero(slots >= 0)
+    named, count = np.unique(slots[kept], return_counts=True)
+    if (count > 1).any():
+        slot = named[count > 1][0]
+        both = kept[np.flatnonzero(slots[kept] == slot)][:2]
+        raise ArgumentError(
+            f"{operation}: slot_mapping[{both[0]}] and [{both[1]}] are both {slot};"
+            " wanted distinct slots"
+        )
+
+
+def _refuse_capture(stream: CudaStream, operation: str) -> None:
+    if stream.context.ledger.captures:
+        raise CaptureError(
+            f"{operation}: the debug mode waits for the stream and a capture runs; turn it off"
+        )

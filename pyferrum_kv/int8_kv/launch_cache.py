@@ -1,0 +1,44 @@
+"""Prepared launches of one stream, found by what they were prepared for.
+
+A key begins with the tokens of the slices. A token names one open object for ever and is 0 once
+that is closed, and no key with a 0 is ever put in: so a key that is found stands for checks that
+still hold, and nothing needs checking again but the numbers that change from call to call.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from pyferrum_kv.driver import CudaStream
+    from pyferrum_kv.int8_kv.checks import DeviceSlice
+
+MAX_LAUNCHES = 4096
+"""Enough for the layers of a model times the shapes in turn; the oldest goes first."""
+
+Held = TypeVar("Held")
+_ADDING = threading.Lock()
+
+
+def launches_of(stream: CudaStream) -> dict[Any, Any]:
+    """The stream's prepared launches. Read without a lock."""
+    held: dict[Any, Any] = stream.attachments.setdefault("int8_kv", {})
+    return held
+
+
+def token_of(given: DeviceSlice | None) -> int:
+    """The token, or -1 for a null argument."""
+    return -1 if given is None else given.token
+
+
+def add(stream: CudaStream, key: tuple[Any, ...], make: Callable[[], Held]) -> Held:
+    """Make and keep a launch; of two threads that make the same, the later one stays."""
+    made = make()
+    launches = launches_of(stream)
+    with _ADDING:
+        launches[key] = made
+        if len(launches) > MAX_LAUNCHES:
+            del launches[next(iter(launches))]
+    return made

@@ -1,0 +1,98 @@
+"""The four pools of a paged INT8 KV cache, checked once against their layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pyferrum_kv.int8_kv.checks import FLOAT16, INT8, DeviceSlice, check_disjoint, check_slice
+from pyferrum_kv.int8_kv.layout import KvLayout
+
+if TYPE_CHECKING:
+    from pyferrum_kv.driver import CudaSlice, CudaStream
+
+POOL_ALIGNMENT = 8
+"""Bytes: eight codes are written at once."""
+
+
+@dataclass(frozen=True)
+class Int8KvPools:
+    """Borrows four slices that `layout` describes; allocate() makes them.
+
+    k_pool, v_pool:      int8    [num_blocks, block_size, num_kv_heads, head_dim]
+    k_scales, v_scales:  float16 [num_blocks, block_size, num_kv_heads]
+    """
+
+    layout: KvLayout
+    k_pool: DeviceSlice
+    v_pool: DeviceSlice
+    k_scales: DeviceSlice
+    v_scales: DeviceSlice
+
+    def __post_init__(self) -> None:
+        layout, context = self.layout, getattr(self.k_pool, "context", None)
+        check_pools("Int8KvPools", layout, self.slices, context)
+
+    @classmethod
+    def allocate(cls, stream: CudaStream, layout: KvLayout) -> Int8KvPools:
+        """Allocate pools on `stream`. Their contents are unspecified until tokens are appended."""
+        made: list[CudaSlice] = []
+        try:
+            for num_elements, dtype in (
+                (layout.num_codes, INT8),
+                (layout.num_codes, INT8),
+                (layout.num_scales, FLOAT16),
+                (layout.num_scales, FLOAT16),
+            ):
+                made.append(stream.alloc(num_elements, dtype))
+            return cls(layout, *made)
+        except BaseException:
+            for held in made:
+                held.close()
+            raise
+
+    @property
+    def slices(self) -> tuple[DeviceSlice, DeviceSlice, DeviceSlice, DeviceSlice]:
+        return self.k_pool, self.v_pool, self.k_scales, self.v_scales
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What a cache may know them by: a token for each slice, 0 once closed, and the layout."""
+        return (*(held.token for held in self.slices), self.layout)
+
+    def close(self) -> None:
+        """Free the slices that are owners; views are left to theirs."""
+        for held in self.slices:
+            if held.root is held:
+                held.root.close()
+
+    def __enter__(self) -> Int8KvPools:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def check_pools(
+    operation: str,
+    layout: KvLayout,
+    slices: tuple[DeviceSlice, DeviceSlice, DeviceSlice, DeviceSlice],
+    context: object,
+    names: tuple[str, str, str, str] = ("k_pool", "v_pool", "k_scales", "v_scales"),
+) -> None:
+    """The pools hold what the layout says, and none lies over another."""
+    shape = f"[{layout.num_blocks}, {layout.block_size}, {layout.num_kv_heads}"
+    for name, given in zip(names[:2], slices[:2], strict=True):
+        check_slice(
+            operation,
+            name,
+            given,
+            INT8,
+            layout.num_codes,
+            context,
+            why=f"{shape}, {layout.head_dim}]",
+            alignment=POOL_ALIGNMENT,
+        )
+    for name, given in zip(names[2:], slices[2:], strict=True):
+        check_slice(operation, name, given, FLOAT16, layout.num_scales, context, why=f"{shape}]")
+    check_disjoint(operation, zip(names, slices, strict=True), ())
