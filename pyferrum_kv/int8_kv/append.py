@@ -79,7 +79,7 @@ def int8_kv_cache_append(
             )
 
         held = bind() if key is None else add(stream, key, bind)
-    if debug or (debug is None and debugging.is_on()):
+    if debug or (debug is None and debugging.ENABLED):
         num_slots = pools.layout.num_slots
         debugging.check_slot_mapping(
             stream, slot_mapping, num_slots=num_slots, num_tokens=num_tokens

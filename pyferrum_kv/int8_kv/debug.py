@@ -19,12 +19,8 @@ if TYPE_CHECKING:
     from pyferrum_kv.driver import CudaStream
     from pyferrum_kv.int8_kv.checks import DeviceSlice
 
-_ON = os.environ.get("PYFERRUM_KV_DEBUG", "") not in ("", "0")
-
-
-def is_on() -> bool:
-    """Whether every launch is checked."""
-    return _ON
+ENABLED = os.environ.get("PYFERRUM_KV_DEBUG", "") not in ("", "0")
+"""Whether every launch is checked; may be set."""
 
 
 def check_block_table(

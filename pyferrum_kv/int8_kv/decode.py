@@ -129,7 +129,7 @@ def paged_decode_attention_int8(
             )
 
         held = bind() if key is None else add(stream, key, bind)
-    if debug or (debug is None and debugging.is_on()):
+    if debug or (debug is None and debugging.ENABLED):
         debugging.check_block_table(
             stream,
             block_table,

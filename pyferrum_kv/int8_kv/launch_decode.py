@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pyferrum_kv.driver.launch_config import LaunchConfig
+from pyferrum_kv.driver.launch_config import LaunchConfig, checked_config
+from pyferrum_kv.driver.prepared import PreparedLaunch
 from pyferrum_kv.errors import ArgumentError, NoVariant
-from pyferrum_kv.int8_kv.checks import DeviceSlice
+from pyferrum_kv.int8_kv.checks import DeviceSlice, check_float
 from pyferrum_kv.int8_kv.explain import ENTRIES, explain
 from pyferrum_kv.int8_kv.plan import Budget, DecodePlan, DecodeShape
 from pyferrum_kv.int8_kv.strides import Strides
@@ -15,9 +18,11 @@ from pyferrum_kv.int8_kv.workspace import Workspace
 from pyferrum_kv.loader import PtxLoader
 
 if TYPE_CHECKING:
-    from pyferrum_kv.driver import CudaContext, CudaStream, PreparedLaunch
+    from pyferrum_kv.driver import CudaContext, CudaStream
 
 _NAME = "paged_decode_attention_int8"
+_CHANGING = struct.Struct("<iiiif")
+"""max_kv_len, num_splits, split_len, window_left, softmax_scale: neighbours in the block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,18 @@ class DecodeArguments:
 class DecodeLaunch:
     """Prepared for one set of slices and sizes, whatever length up to `capacity` comes."""
 
-    __slots__ = ("_changes", "_default_scale", "_launch", "_names", "capacity", "plan", "shape")
+    __slots__ = (
+        "_buffer",
+        "_constants",
+        "_default_scale",
+        "_launch",
+        "_lock",
+        "_names",
+        "_offset",
+        "capacity",
+        "plan",
+        "shape",
+    )
 
     def __init__(
         self,
@@ -57,86 +73,107 @@ class DecodeLaunch:
         workspace: Workspace | None = None,
         entry: str = "",
         num_splits: int = 0,
-        names: tuple[str, str] = (_NAME, "max_kv_len"),
+        names: tuple[str, str, str] = (_NAME, "max_kv_len", "softmax_scale"),
     ) -> None:
         """Plan for shape.max_kv_len; `capacity` is what the block table can hold.
 
-        names: of the operation and its length, for messages
+        names: of the operation, its length and its scale, for messages
         """
         self.shape, self.capacity, self._names = shape, capacity, names
         self._default_scale = shape.head_dim**-0.5
+        self._lock = threading.Lock()
         self.plan: DecodePlan | None = None
         self._launch: PreparedLaunch | None = None
         if not shape.batch_size:
             return
         context = stream.context
-        budget = Budget.of(context, workspace)
-        self.plan = explain(
+        self.plan = plan = explain(
             shape,
-            budget,
+            Budget.of(context, workspace),
             available=available_entries(context),
             entry=entry,
             num_splits=num_splits,
         )
-        if workspace is None and self.plan.workspace_floats:
+        if workspace is None and plan.workspace_floats:
             workspace = Workspace.of(stream)
-        function = PtxLoader.of(context).function(self.plan.entry)
-        config = LaunchConfig(self.plan.grid_dim, self.plan.block_dim, self.plan.shared_mem_bytes)
-        states = workspace.states if workspace and self.plan.workspace_floats else None
-        counters = workspace.counters if workspace and self.plan.num_counters else None
-        a = arguments
-        self._launch = function.prepare(
-            config,
-            a.q,
-            *a.pools,
-            a.block_table,
-            a.kv_lens,
-            a.out,
-            a.lse,
-            states,
-            counters,
-            a.sinks,
-            a.alibi_slopes,
-            a.k_channel_factors,
-            a.q_strides.token,
-            a.q_strides.head,
-            a.out_strides.token,
-            a.out_strides.head,
-            a.kv_block_stride,
-            a.scale_block_stride,
-            a.block_table_stride,
-            shape.batch_size,
-            shape.q_len,
-            shape.num_q_heads,
-            shape.num_kv_heads,
-            shape.head_dim,
-            shape.block_size,
-            a.num_blocks,
-            shape.max_kv_len,
-            self.plan.num_splits,
-            shape.split_len,
-            shape.window_left,
-            self._default_scale,
-            a.logit_softcap,
-            stream=stream,
-            keep_arguments=False,
-        )
-        order = [param.name for param in function.signature.params]
-        self._changes = order.index("max_kv_len"), order.index("softmax_scale")
+        function = PtxLoader.of(context).function(plan.entry)
+        config = LaunchConfig(plan.grid_dim, plan.block_dim, plan.shared_mem_bytes)
+        checked_config(function, config)
+        block = function.bind(_in_order(shape, arguments, plan, workspace))
+        offsets = {param.name: param.offset for param in function.signature.params}
+        assert offsets["softmax_scale"] - offsets["max_kv_len"] == _CHANGING.size - 4
+        self._buffer, self._offset = block.buffer, offsets["max_kv_len"]
+        self._constants = plan.num_splits, shape.split_len, shape.window_left
+        self._launch = PreparedLaunch(function, config, block, stream, keep_arguments=False)
 
     def run(self, max_kv_len: int, softmax_scale: float | None) -> None:
-        """Launch with this length and scale; what does not fit is refused."""
-        if not 0 <= max_kv_len <= self.capacity:
-            raise ArgumentError(
-                f"{self._names[0]}: {self._names[1]} is {max_kv_len}; wanted 0 to {self.capacity},"
-                f" what the block table holds in blocks of {self.shape.block_size}"
-            )
-        if self._launch is None:
-            return
+        """Launch with this length and scale; what does not fit is refused. Safe from any thread."""
         if softmax_scale is None:
             softmax_scale = self._default_scale
-        length_at, scale_at = self._changes
-        self._launch.launch_with(((length_at, max_kv_len), (scale_at, softmax_scale)))
+        with self._lock:  # the driver copies the block at the call, so only writers need order
+            try:
+                if not 0 <= max_kv_len <= self.capacity:
+                    raise OverflowError
+                if self._launch is None:
+                    return
+                _CHANGING.pack_into(
+                    self._buffer, self._offset, max_kv_len, *self._constants, softmax_scale
+                )
+            except (TypeError, OverflowError, struct.error):
+                raise self._refusal(max_kv_len, softmax_scale) from None
+            self._launch.launch()
+
+    def _refusal(self, max_kv_len: Any, softmax_scale: Any) -> ArgumentError:
+        """One of the two does not fit: say which, and what would."""
+        operation, length, scale = self._names
+        if isinstance(max_kv_len, int) and 0 <= max_kv_len <= self.capacity:
+            try:
+                check_float(operation, scale, softmax_scale, -3.4e38, 3.4e38)
+            except ArgumentError as error:
+                return error
+        return ArgumentError(
+            f"{operation}: {length} is {max_kv_len!r}; wanted an integer 0 to {self.capacity}, what"
+            f" the block table holds in blocks of {self.shape.block_size}"
+        )
+
+
+def _in_order(
+    shape: DecodeShape, given: DecodeArguments, plan: DecodePlan, workspace: Workspace | None
+) -> tuple[Any, ...]:
+    """The arguments in the order of kernels/paged_decode_params.cuh."""
+    return (
+        given.q,
+        *given.pools,
+        given.block_table,
+        given.kv_lens,
+        given.out,
+        given.lse,
+        workspace.states if workspace and plan.workspace_floats else None,
+        workspace.counters if workspace and plan.num_counters else None,
+        given.sinks,
+        given.alibi_slopes,
+        given.k_channel_factors,
+        given.q_strides.token,
+        given.q_strides.head,
+        given.out_strides.token,
+        given.out_strides.head,
+        given.kv_block_stride,
+        given.scale_block_stride,
+        given.block_table_stride,
+        shape.batch_size,
+        shape.q_len,
+        shape.num_q_heads,
+        shape.num_kv_heads,
+        shape.head_dim,
+        shape.block_size,
+        given.num_blocks,
+        shape.max_kv_len,
+        plan.num_splits,
+        shape.split_len,
+        shape.window_left,
+        shape.head_dim**-0.5,
+        given.logit_softcap,
+    )
 
 
 def available_entries(context: CudaContext) -> frozenset[str]:

@@ -85,7 +85,7 @@ def launch_int8_paged_decode_attention(
         pools = (k_pool, v_pool, k_scales_pool, v_scales_pool)
         sizes = (num_q_heads, num_kv_heads, head_dim, block_size)
         held = _bind_decode(stream, q, pools, block_table, output, sizes)
-    if debug.is_on():
+    if debug.ENABLED:
         debug.check_block_table(
             stream,
             block_table,
@@ -155,7 +155,7 @@ def _bind_decode(
             logit_softcap=0.0,
         )
         return DecodeLaunch(
-            stream, shape, arguments, capacity=capacity, names=(_DECODE, "valid_kv_len")
+            stream, shape, arguments, capacity=capacity, names=(_DECODE, "valid_kv_len", "scale")
         )
 
     slices = (q, *pools, block_table, output)
@@ -203,7 +203,7 @@ def launch_int8_kv_cache_append(
         pools = (k_out_pool, v_out_pool, k_scales_pool, v_scales_pool)
         sizes = (num_tokens, num_kv_heads, head_dim)
         held = _bind_append(stream, k_in, v_in, pools, slot_mapping, sizes)
-    if debug.is_on():
+    if debug.ENABLED:
         debug.check_slot_mapping(
             stream,
             slot_mapping,
