@@ -32,6 +32,7 @@ KEPT_LAUNCHES = 4096
 
 FAULTS = {
     "illegal_address": "ILLEGAL_ADDRESS",
+    "use_after_free": "ILLEGAL_ADDRESS",
     "misaligned": "MISALIGNED_ADDRESS",
     "timeout": "LAUNCH_TIMEOUT",
     "trap": "LAUNCH_FAILED",
