@@ -8,8 +8,6 @@ freed.
 
 from __future__ import annotations
 
-import ctypes
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +18,9 @@ from pyferrum_kv.driver.codes import NOT_READY
 from pyferrum_kv.driver.copies import StreamCopies
 from pyferrum_kv.driver.event import CudaEvent
 from pyferrum_kv.driver.graph import Capture
+from pyferrum_kv.driver.host_call import call_on_host
 from pyferrum_kv.driver.launch import LaunchBuilder
-from pyferrum_kv.driver.lifetime import DeferredError, Dependants
+from pyferrum_kv.driver.lifetime import Dependants
 from pyferrum_kv.driver.memory import alignment_of, checked_size
 from pyferrum_kv.driver.pool import MemoryPool
 from pyferrum_kv.driver.slices import CudaSlice, adopted, allocate, borrowed
@@ -30,8 +29,6 @@ from pyferrum_kv.errors import ArgumentError, CaptureError, ClosedError, DriverE
 if TYPE_CHECKING:
     from pyferrum_kv.driver.context import CudaContext
     from pyferrum_kv.driver.function import CudaFunction
-
-_HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 class CudaStream(StreamCopies):
@@ -179,30 +176,7 @@ class CudaStream(StreamCopies):
 
         It must not call the driver. What it raises is recorded in ctx.deferred_errors().
         """
-        context = self.context
-        attachments = context.attachments
-        calls: set[Any] = attachments.setdefault("host functions", set())
-        done: deque[Any] = attachments.setdefault("host functions done", deque(maxlen=256))
-        captured = bool(context.ledger.captures)
-
-        def run(_: int) -> None:
-            try:
-                function()
-            except Exception as error:
-                context.ledger.deferred.append(DeferredError(f"call_on_host({function!r})", error))
-            finally:
-                if not captured:
-                    done.append(thunk)  # not freed here: the driver is still inside it
-                    calls.discard(thunk)
-
-        thunk = _HOST_FUNCTION(run)
-        calls.add(thunk)
-        if captured:
-            context.ledger.keep((thunk,))
-            calls.discard(thunk)
-        address = ctypes.cast(thunk, ctypes.c_void_p).value
-        args = (self.cu_stream, context.api.raw.CUhostFn(address), 0)
-        context.call("cuLaunchHostFunc", *args, on=f"{self._what}, {function!r}")
+        call_on_host(self, function)
 
     # closing
 

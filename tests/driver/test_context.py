@@ -96,7 +96,7 @@ def test_limits_and_settings(ctx: CudaContext) -> None:
     ctx.set_limit("PRINTF_FIFO_SIZE", 1 << 21)
     assert ctx.get_limit("PRINTF_FIFO_SIZE") >= 1 << 21
     assert ctx.get_cache_config() in ("none", "shared", "l1", "equal")
-    with pytest.raises(errors.ArgumentError, match="no member; wanted one of .*PRINTF_FIFO_SIZE"):
+    with pytest.raises(errors.ArgumentError, match=r"no member; wanted one of .*PRINTF_FIFO_SIZE"):
         ctx.get_limit("PRINTF")
     with pytest.raises(errors.ArgumentError, match="schedule is 'lazy'; wanted one of auto"):
         ctx.set_flags(schedule="lazy")  # type: ignore[arg-type]

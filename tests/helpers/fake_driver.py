@@ -30,6 +30,7 @@ class FakeDriver:
     """`calls` is what was called, in order; `fail(name, status)` makes the next such call fail."""
 
     CUDA_VERSION = real.CUDA_VERSION
+    attributes = ATTRIBUTES
 
     def __init__(self, device_count: int = 2) -> None:
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
@@ -105,7 +106,7 @@ class FakeDriver:
         return (16 << 30,)
 
     def _cuDeviceGetAttribute(self, attribute: Any, device: Any) -> tuple[Any]:
-        return (ATTRIBUTES.get(attribute.name.removeprefix("CU_DEVICE_ATTRIBUTE_"), 1024),)
+        return (self.attributes.get(attribute.name.removeprefix("CU_DEVICE_ATTRIBUTE_"), 1024),)
 
     def _cuDevicePrimaryCtxRetain(self, device: Any) -> tuple[Any]:
         return (real.CUcontext(0xC0 + int(device)),)
@@ -163,6 +164,12 @@ class FakeDriver:
         return (0,)
 
     def _cuMemAlloc(self, num_bytes: int) -> tuple[Any]:
+        return self._new("CUdeviceptr")
+
+    def _cuImportExternalMemory(self, desc: Any) -> tuple[Any]:
+        return self._new("CUexternalMemory")
+
+    def _cuExternalMemoryGetMappedBuffer(self, memory: Any, desc: Any) -> tuple[Any]:
         return self._new("CUdeviceptr")
 
     def _cuMemAllocFromPoolAsync(self, num_bytes: int, pool: Any, stream: Any) -> tuple[Any]:
