@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -62,11 +63,13 @@ class Diagnosis:
         return f"{counted}; next: pyferrum-kv demo" if self.devices_that_work else counted
 
 
-def diagnose(driver: str | None) -> Diagnosis:
-    """Look at everything. driver: "cuda", "virtual", or None for what PYFERRUM_KV_DRIVER says."""
-    bundle_section, bundle = _look_at_bundle()
+def diagnose(
+    driver: Any = None, open_bundle: Callable[[], PtxBundle] = PtxBundle.default
+) -> Diagnosis:
+    """Look at everything. driver: "cuda", "virtual", an object, or None for the environment's."""
+    bundle_section, bundle = _look_at_bundle(open_bundle)
     driver_section, api = _look_at_driver(driver)
-    sections = [_look_at_installation(), bundle_section, driver_section]
+    sections = [look_at_installation(), bundle_section, driver_section]
     found = works = 0
     if api is not None:
         for ordinal in range(_count(api, driver_section)):
@@ -76,7 +79,7 @@ def diagnose(driver: str | None) -> Diagnosis:
     return Diagnosis(sections, bundle is not None, found, works)
 
 
-def _look_at_installation() -> Section:
+def look_at_installation() -> Section:
     section = Section("Installation")
     section.add("fact", "python", f"{platform.python_version()} on {platform.platform()}")
     for package in ("pyferrum-kv", "numpy", "cuda-bindings"):
@@ -108,10 +111,10 @@ def _version(package: str) -> str:
         return ""
 
 
-def _look_at_bundle() -> tuple[Section, PtxBundle | None]:
+def _look_at_bundle(open_bundle: Callable[[], PtxBundle]) -> tuple[Section, PtxBundle | None]:
     section = Section("Bundle")
     try:
-        bundle = PtxBundle.default()
+        bundle = open_bundle()
     except BundleError as error:
         section.add("bad", "manifest", str(error))
         return section, None
@@ -129,32 +132,32 @@ def _look_at_bundle() -> tuple[Section, PtxBundle | None]:
     return section, bundle
 
 
-def _look_at_driver(driver: str | None) -> tuple[Section, Api | None]:
+def _look_at_driver(driver: Any) -> tuple[Section, Api | None]:
     section = Section("Driver")
     try:
         api = open_driver(driver)
         cuda = in_words(from_code(api.version))
     except FerrumError as error:
         section.add("bad", "driver", str(error))
-        section.add("fact", "kernel module", _kernel_module_in_words())
+        section.add("fact", "kernel module", kernel_module_in_words())
         return section, None
     if api.name == "virtual":
         section.add("note", "virtual device", f"NumPy on this CPU, in the place of CUDA {cuda}")
         return section, api
     section.add("ok", "libcuda", f"reports CUDA {cuda}")
-    section.add("fact", "kernel module", _kernel_module_in_words())
+    section.add("fact", "kernel module", kernel_module_in_words())
     return section, api
 
 
-def _kernel_module_in_words() -> str:
+def kernel_module_in_words(version: Path = KERNEL_MODULE) -> str:
     """Say whether the kernel has the driver: so it may in a container that lacks libcuda."""
     try:
-        found = re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", KERNEL_MODULE.read_text())
+        found = re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", version.read_text())
     except OSError:
         return "not loaded: this machine has no NVIDIA GPU, or its driver is not installed"
-    version = found[1] if found else "of unknown version"
+    number = found[1] if found else "of unknown version"
     return (
-        f"{version} is loaded; in a container, libcuda comes from the host (docker run --gpus all)"
+        f"{number} is loaded; in a container, libcuda comes from the host (docker run --gpus all)"
     )
 
 

@@ -33,19 +33,23 @@ def add_to(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     diagnosis = diagnose(args.driver)
-    terminal = Terminal.of()
-    if args.json:
+    show(diagnosis, Terminal.of(), as_json=args.json)
+    return exit_code(diagnosis)
+
+
+def show(diagnosis: Diagnosis, terminal: Terminal, *, as_json: bool) -> None:
+    """Write the diagnosis for a reader, or for a program."""
+    if as_json:
         terminal.line(json.dumps(as_document(diagnosis), indent=2))
-    else:
-        for section in diagnosis.sections:
-            terminal.line(terminal.paint("bold", section.title))
-            terminal.checks(section.findings)
-            terminal.line()
-        terminal.line(terminal.paint("bold", "So: ") + diagnosis.conclusion)
-    return _exit_code(diagnosis)
+        return
+    for section in diagnosis.sections:
+        terminal.line(terminal.paint("bold", section.title))
+        terminal.checks(section.findings)
+        terminal.line()
+    terminal.line(terminal.paint("bold", "So: ") + diagnosis.conclusion)
 
 
-def _exit_code(diagnosis: Diagnosis) -> int:
+def exit_code(diagnosis: Diagnosis) -> int:
     if not diagnosis.bundle_is_sound:
         return 1
     if not diagnosis.devices_found:
