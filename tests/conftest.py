@@ -10,6 +10,7 @@ from hypothesis import settings
 
 from pyferrum_kv import CudaContext, CudaStream
 from pyferrum_kv.errors import DriverNotFound
+from pyferrum_kv.virtual import VirtualDriver
 
 settings.register_profile("dev", max_examples=25, deadline=None)
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
@@ -18,12 +19,12 @@ settings.load_profile("ci")
 
 def open_context(driver: str) -> CudaContext:
     """Open device 0; the one place where a test is skipped, and for one reason."""
+    if driver == "virtual":
+        return CudaContext.new(0, driver=VirtualDriver())  # a test's own: no fault outlives it
     try:
         return CudaContext.new(0, driver=driver)
-    except DriverNotFound as absent:
-        if driver == "cuda":
-            pytest.skip(f"no NVIDIA driver: {absent}")
-        raise
+    except DriverNotFound:
+        pytest.skip("no NVIDIA driver")
 
 
 @pytest.fixture(params=["virtual", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from markdown import blocks, run_console, run_python
+from helpers.markdown import blocks, run_console, run_python
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/*.md")])
