@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -103,7 +104,8 @@ def compile_ptx(
         [header.encode() for header in headers],
     )
     try:
-        (status,) = nvrtc.nvrtcCompileProgram(program, len(flags), [f.encode() for f in flags])
+        with _locale_kept():
+            (status,) = nvrtc.nvrtcCompileProgram(program, len(flags), [f.encode() for f in flags])
         log = _text(nvrtc, "nvrtcGetProgramLogSize", "nvrtcGetProgramLog", program).decode()
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             raise CompileError(name, flags, log or status.name)
@@ -159,6 +161,22 @@ def _text(nvrtc: Any, size_of: str, get: str, program: object) -> bytes:
     buffer = bytearray(_call(nvrtc, size_of, program))
     _call(nvrtc, get, program, buffer)
     return bytes(buffer).rstrip(b"\0")
+
+
+@contextmanager
+def _locale_kept() -> Iterator[None]:
+    """NVRTC leaves the thread in the C locale, in which Python's open() reads ASCII alone."""
+    try:
+        uselocale = ctypes.CDLL(None).uselocale
+    except (AttributeError, OSError):  # a C library without thread locales
+        yield
+        return
+    uselocale.argtypes, uselocale.restype = [ctypes.c_void_p], ctypes.c_void_p
+    before = uselocale(None)
+    try:
+        yield
+    finally:
+        uselocale(before)
 
 
 def _version_in(ptx: bytes) -> str:

@@ -81,7 +81,7 @@ def test_verify_holds_the_manifest_against_the_text(
     folder: Path, said: str, instead: str, message: str
 ) -> None:
     manifest = folder / "manifest.json"
-    text = manifest.read_text()
+    text = manifest.read_text(encoding="utf-8")
     assert said in text
     manifest.write_text(text.replace(said, instead))
     assert message in PtxBundle.open(folder).verify()[0]
