@@ -1,7 +1,7 @@
 """python -m pyferrum_kv.virtual PROGRAM [ARGUMENT...]: run a program on a virtual device.
 
-The program's `cuda.bindings.driver` is a VirtualDriver. What its sanitiser reports is printed at the
-end, and then the exit status is 1.
+The program's `cuda.bindings.driver` is a VirtualDriver. What its sanitiser reports is printed at
+the end, and then the exit status is 1.
 """
 
 from __future__ import annotations

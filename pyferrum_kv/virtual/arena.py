@@ -35,7 +35,7 @@ class HostVisibleMemory(Memory):
         size = -(-capacity_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         address = _reserve(size)
         super().__init__(size, sanitize, base=address)
-        self.data = np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8)
+        self.data = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
         self.data_views = {n: self.data.view(t) for n, t in ACCESS_TYPES.items()}
         weakref.finalize(self, _libc.madvise, address, size, DONT_NEED)
 

@@ -14,11 +14,10 @@ from pyferrum_kv.virtual.launches import Launched
 from pyferrum_kv.virtual.machine import Machine
 from pyferrum_kv.virtual.objects import Context, Device
 from pyferrum_kv.virtual.report import Report
+from pyferrum_kv.virtual.run import DEFAULT_BUDGET
 from pyferrum_kv.virtual.status import code
 
 DEFAULT_MEMORY = 256 << 20
-DEFAULT_BUDGET = 50_000_000
-"""SIMT instructions that one launch may take before it counts as hanging."""
 
 
 class VirtualDriver:
@@ -31,11 +30,12 @@ class VirtualDriver:
     sm_count:      int    multiprocessors of each device; None: the real one's
     on_report:     "error"    a finding ends the context, as a fault does: no test passes by luck
                    "collect"  a finding is only added to `reports`
-    seed:          int    of the choice among operations that are ready to run
+    seed:          int    of the choice among what is ready to run: operations, and with it CTAs
     device_count:  int
     driver_version: int   what cuDriverGetVersion says
     report_leaks:  bool   memory alive when its context is destroyed is a finding
     budget:        int    SIMT instructions of a launch before it counts as hanging
+    metrics:       bool   count bytes, sectors and bank conflicts of every launch
 
     Every `cu*` name is a driver call that returns `(CUresult, ...)`; every other name of
     `cuda.bindings.driver` is its own type or constant. A call that is not emulated returns
@@ -56,6 +56,7 @@ class VirtualDriver:
         driver_version: int = 13000,
         report_leaks: bool = False,
         budget: int = DEFAULT_BUDGET,
+        metrics: bool = False,
     ) -> None:
         if on_report not in ("error", "collect"):
             raise ValueError(f"VirtualDriver: on_report is {on_report!r}; wanted error or collect")
@@ -66,6 +67,7 @@ class VirtualDriver:
             version=driver_version,
             report_leaks=report_leaks,
             budget=budget,
+            metrics=metrics,
         )
         for ordinal in range(device_count):
             attributes = attributes_of(cc, sm_count)

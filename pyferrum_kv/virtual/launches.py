@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 from pyferrum_kv.virtual.machine import Machine
+from pyferrum_kv.virtual.metrics import LaunchFacts
 from pyferrum_kv.virtual.modules import Function
 from pyferrum_kv.virtual.objects import Allocation
 from pyferrum_kv.virtual.order import Access
+from pyferrum_kv.virtual.run import launch
 from pyferrum_kv.virtual.status import Refused
 
 Dim = tuple[int, int, int]
@@ -37,7 +38,7 @@ class Launched:
     grid: Dim
     block: Dim
     dynamic_shared_bytes: int
-    facts: Any
+    facts: LaunchFacts
 
 
 def check_limits(
@@ -90,8 +91,6 @@ def perform(machine: Machine, asked: KernelLaunch) -> Sequence[Access]:
     function, context = asked.function, asked.function.module.context
     memory = context.device.memory
     addresses = {name: taken.address for name, taken in function.module.globals.items()}
-    from pyferrum_kv.virtual.run import launch  # INTERIM
-
     facts = launch(
         function.kernel,
         asked.grid,
@@ -102,14 +101,12 @@ def perform(machine: Machine, asked: KernelLaunch) -> Sequence[Access]:
         addresses,
         sanitize=memory.sanitize,
         budget=machine.budget,
+        metrics=machine.metrics,
+        seed=machine.seed,
     )
     machine.launches.append(
         Launched(function.name, asked.grid, asked.block, asked.dynamic_shared_bytes, facts)
     )
     for report in facts.reports:
         machine.report(context, report)
-    return _touched(facts)
-
-
-def _touched(facts: Any) -> Sequence[Access]:
-    return [Access(*range_) for range_ in facts.touched]
+    return [Access(*bytes_) for bytes_ in facts.accesses]

@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pyferrum_kv.virtual.executor_base import KernelFault
 from pyferrum_kv.virtual.hazards import AccessHistory
 from pyferrum_kv.virtual.memory import MemoryFault
 from pyferrum_kv.virtual.objects import Allocation, Context, Device, Pool
@@ -19,13 +20,6 @@ if TYPE_CHECKING:
     from pyferrum_kv.virtual.capture import Capture
 
 T = TypeVar("T")
-
-try:  # INTERIM until run.py is there
-    from pyferrum_kv.virtual.run import KernelFault
-
-    Fault: Any = (MemoryFault, KernelFault)
-except ImportError:
-    Fault = (MemoryFault,)
 
 KEPT_LAUNCHES = 4096
 """Launch facts are kept for the newest so many launches."""
@@ -54,12 +48,15 @@ class Machine:
         version: int,
         report_leaks: bool,
         budget: int,
+        metrics: bool,
     ) -> None:
         self.lock = threading.RLock()
         self.on_report = on_report
         self.version = version
         self.report_leaks = report_leaks
         self.budget = budget
+        self.metrics = metrics
+        self.seed = seed
         self.pid: int | None = None  # of the process that called cuInit
         self.devices: list[Device] = []
         self.handles: dict[int, Any] = {}
@@ -184,7 +181,7 @@ class Machine:
             return
         try:
             accesses = work.op.run()
-        except Fault as fault:
+        except (MemoryFault, KernelFault) as fault:
             self.lose(context, FAULTS.get(fault.kind, "LAUNCH_FAILED"), fault.report)
             return
         except Refused as refused:

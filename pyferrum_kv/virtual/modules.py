@@ -10,6 +10,7 @@ from typing import Any
 from pyferrum_kv.ptx_reader import PtxSyntaxError
 from pyferrum_kv.virtual.host import host_buffer
 from pyferrum_kv.virtual.objects import Allocation, Context
+from pyferrum_kv.virtual.parser import parse_ptx
 from pyferrum_kv.virtual.program import Kernel, Program
 from pyferrum_kv.virtual.status import Refused
 
@@ -22,19 +23,6 @@ NEWEST_PTX = {12000: (8, 0), 12010: (8, 1), 12020: (8, 2), 12030: (8, 3), 12040:
 
 DEFAULT_DYNAMIC_SHARED = 48 << 10
 """What a launch may use without raising CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES."""
-
-
-def parse_ptx(text: str) -> Program:  # INTERIM
-    try:
-        from pyferrum_kv.virtual.parser import parse_ptx as parse
-    except ImportError:
-        from pyferrum_kv.ptx_reader import read_ptx
-
-        info = read_ptx(text)
-        program = Program(info.version, info.target, "")
-        program.kernels = {k: Kernel(k, s, program) for k, s in info.entries.items()}
-        return program
-    return parse(text)
 
 
 @dataclass(eq=False)

@@ -3,7 +3,7 @@
     python tests/virtual/snapshot.py --record     # on a machine with a GPU: replaces its snapshot
     python tests/virtual/snapshot.py --compare    # says what differs, exits 1 when something does
 
-What depends on the machine and not on the kind of device (PCI and NUMA numbers, MPS) is left as it is.
+What is the machine's own (PCI and NUMA numbers, MPS) or not emulated is left as it is.
 """
 
 from __future__ import annotations
