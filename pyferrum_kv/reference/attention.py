@@ -117,7 +117,7 @@ def attention(
     num_kv_heads = k.shape[1]
     grouped = as_float64(q).reshape(num_kv_heads, -1, q.shape[1])
     x = softmax_scale * np.einsum("ghd,tgd->ght", grouped, as_float64(k))
-    x = x.reshape(q.shape[0], -1)
+    x = x.reshape(q.shape[0], len(k))
     if logit_softcap > 0:
         x = logit_softcap * np.tanh(x / logit_softcap)
     if bias is not None:
@@ -127,7 +127,7 @@ def attention(
         return np.zeros(q.shape), np.full(q.shape[0], -np.inf)
     m = joined.max(axis=1, keepdims=True)
     total = np.exp(joined - m).sum(axis=1, keepdims=True)
-    p = (np.exp(x - m) / total).reshape(num_kv_heads, -1, x.shape[1])
+    p = (np.exp(x - m) / total).reshape(*grouped.shape[:2], len(k))
     out = np.einsum("ght,tgd->ghd", p, as_float64(v)).reshape(q.shape)
     return out, (m + np.log(total))[:, 0]
 
