@@ -47,7 +47,12 @@ def leave(api: Api) -> None:
 
 
 def unbind(api: Api, handle: Any) -> None:
-    """Leave this thread without a context if `handle` is current on it: it is about to go."""
+    """Leave this thread without a context if `handle` is current on it: it is about to go.
+
+    Nor may an open `with` restore it: the driver takes a destroyed context, and crashes at its next use.
+    """
+    none = api.raw.CUcontext(0)
     THREAD.bound = None
+    THREAD.entered[:] = [none if int(held) == int(handle) else held for held in THREAD.entered]
     if int(api.call("cuCtxGetCurrent")) == int(handle):
-        api.call("cuCtxSetCurrent", api.raw.CUcontext(0), on="no context")
+        api.call("cuCtxSetCurrent", none, on="no context")

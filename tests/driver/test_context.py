@@ -217,3 +217,10 @@ def test_profile_brackets_a_block(fake: FakeDriver, fake_ctx: CudaContext) -> No
     with fake_ctx.profile():
         fake_ctx.synchronize()
     assert fake.names()[-3:] == ["cuProfilerStart", "cuCtxSynchronize", "cuProfilerStop"]
+
+
+def test_with_survives_the_close_of_what_it_would_restore(ctx: CudaContext) -> None:
+    created = CudaContext.create(0, driver=ctx.api)
+    with ctx:
+        created.close()
+    assert CudaContext.current(driver=ctx.api) is None
