@@ -16,7 +16,7 @@ from pyferrum_kv.int8_kv.checks import (
     check_int,
     check_slice,
 )
-from pyferrum_kv.int8_kv.launch_cache import add, launches_of
+from pyferrum_kv.int8_kv.launch_cache import keep, launches_of
 from pyferrum_kv.int8_kv.strides import Strides
 from pyferrum_kv.loader import PtxLoader
 
@@ -64,21 +64,19 @@ def int8_kv_cache_append(
     except (AttributeError, TypeError):  # what is wrong with which argument, the checks will say
         held = None
     if held is None:
-
-        def bind() -> AppendLaunch:
-            return AppendLaunch(
-                stream,
-                k,
-                v,
-                pools.layout,
-                pools.slices,
-                slot_mapping,
-                num_tokens=num_tokens,
-                k_strides=k_strides,
-                v_strides=v_strides,
-            )
-
-        held = bind() if key is None else add(stream, key, bind)
+        held = AppendLaunch(
+            stream,
+            k,
+            v,
+            pools.layout,
+            pools.slices,
+            slot_mapping,
+            num_tokens=num_tokens,
+            k_strides=k_strides,
+            v_strides=v_strides,
+        )
+        if key is not None:
+            keep(stream, key, held)
     if debug or (debug is None and debugging.ENABLED):
         num_slots = pools.layout.num_slots
         debugging.check_slot_mapping(

@@ -54,7 +54,7 @@ def check_head_dim(operation: str, head_dim: Any) -> int:
     return number
 
 
-def check_heads(operation: str, num_q_heads: Any, num_kv_heads: Any) -> None:
+def check_heads(operation: str, num_q_heads: Any, num_kv_heads: Any) -> tuple[int, int]:
     """Every KV head serves the same number of query heads."""
     q_heads = check_int(operation, "num_q_heads", num_q_heads, 1, MAX_INT32)
     kv_heads = check_int(operation, "num_kv_heads", num_kv_heads, 1, MAX_INT32)
@@ -62,6 +62,7 @@ def check_heads(operation: str, num_q_heads: Any, num_kv_heads: Any) -> None:
         raise ArgumentError(
             f"{operation}: num_q_heads {q_heads} is not a multiple of num_kv_heads {kv_heads}"
         )
+    return q_heads, kv_heads
 
 
 def check_slice(

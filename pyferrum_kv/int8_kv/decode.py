@@ -20,7 +20,7 @@ from pyferrum_kv.int8_kv.checks import (
     check_int,
     check_slice,
 )
-from pyferrum_kv.int8_kv.launch_cache import add, launches_of, token_of
+from pyferrum_kv.int8_kv.launch_cache import keep, launches_of, token_of
 from pyferrum_kv.int8_kv.launch_decode import DecodeArguments, DecodeLaunch
 from pyferrum_kv.int8_kv.plan import DecodeShape
 from pyferrum_kv.int8_kv.split import DETERMINISTIC_SPLIT_LEN
@@ -94,41 +94,40 @@ def paged_decode_attention_int8(
     except (AttributeError, TypeError):  # what is wrong with which argument, the checks will say
         held = None
     if held is None:
+        shape, arguments, capacity = _checked(
+            stream,
+            q,
+            pools,
+            block_table,
+            kv_lens,
+            out,
+            num_q_heads=num_q_heads,
+            max_kv_len=max_kv_len,
+            batch_size=batch_size,
+            q_len=q_len,
+            lse=lse,
+            window_left=window_left,
+            logit_softcap=logit_softcap,
+            sinks=sinks,
+            alibi_slopes=alibi_slopes,
+            k_channel_factors=k_channel_factors,
+            q_strides=q_strides,
+            out_strides=out_strides,
+            block_table_stride=block_table_stride,
+            deterministic=deterministic,
+        )
+        held = DecodeLaunch(
+            stream,
+            shape,
+            arguments,
+            capacity=capacity,
+            workspace=workspace,
+            entry=entry,
+            num_splits=num_splits,
+        )
 
-        def bind() -> DecodeLaunch:
-            shape, arguments, capacity = _checked(
-                stream,
-                q,
-                pools,
-                block_table,
-                kv_lens,
-                out,
-                num_q_heads=num_q_heads,
-                max_kv_len=max_kv_len,
-                batch_size=batch_size,
-                q_len=q_len,
-                lse=lse,
-                window_left=window_left,
-                logit_softcap=logit_softcap,
-                sinks=sinks,
-                alibi_slopes=alibi_slopes,
-                k_channel_factors=k_channel_factors,
-                q_strides=q_strides,
-                out_strides=out_strides,
-                block_table_stride=block_table_stride,
-                deterministic=deterministic,
-            )
-            return DecodeLaunch(
-                stream,
-                shape,
-                arguments,
-                capacity=capacity,
-                workspace=workspace,
-                entry=entry,
-                num_splits=num_splits,
-            )
-
-        held = bind() if key is None else add(stream, key, bind)
+        if key is not None:
+            keep(stream, key, held)
     if debug or (debug is None and debugging.ENABLED):
         debugging.check_block_table(
             stream,
@@ -154,9 +153,8 @@ def _checked(
 ) -> tuple[DecodeShape, DecodeArguments, int]:
     """Everything that can be known before the launch, or the error that says what is wrong."""
     layout, context = pools.layout, stream.context
-    num_q_heads, q_len = given["num_q_heads"], given["q_len"]
-    check_heads(_NAME, num_q_heads, layout.num_kv_heads)
-    check_int(_NAME, "q_len", q_len, 1, 8)
+    num_q_heads, _ = check_heads(_NAME, given["num_q_heads"], layout.num_kv_heads)
+    q_len = check_int(_NAME, "q_len", given["q_len"], 1, 8)
     max_kv_len = check_int(_NAME, "max_kv_len", given["max_kv_len"], 0, MAX_KV_LEN)
     window_left = check_int(_NAME, "window_left", given["window_left"], -1, MAX_INT32)
     softcap = check_float(_NAME, "logit_softcap", given["logit_softcap"], 0.0, 3e38)

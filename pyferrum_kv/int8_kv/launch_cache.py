@@ -8,7 +8,6 @@ still hold, and nothing needs checking again but the numbers that change from ca
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ MAX_LAUNCHES = 4096
 """Enough for the layers of a model times the shapes in turn; the oldest goes first."""
 
 Held = TypeVar("Held")
-_ADDING = threading.Lock()
+_KEEPING = threading.Lock()
 
 
 def launches_of(stream: CudaStream) -> dict[Any, Any]:
@@ -33,12 +32,11 @@ def token_of(given: DeviceSlice | None) -> int:
     return -1 if given is None else given.token
 
 
-def add(stream: CudaStream, key: tuple[Any, ...], make: Callable[[], Held]) -> Held:
-    """Make and keep a launch; of two threads that make the same, the later one stays."""
-    made = make()
+def keep(stream: CudaStream, key: tuple[Any, ...], launch: Held) -> Held:
+    """Keep a launch; of two threads that prepared the same, the later one's stays."""
     launches = launches_of(stream)
-    with _ADDING:
-        launches[key] = made
+    with _KEEPING:
+        launches[key] = launch
         if len(launches) > MAX_LAUNCHES:
             del launches[next(iter(launches))]
-    return made
+    return launch

@@ -25,7 +25,7 @@ from pyferrum_kv.int8_kv.checks import (
     check_int,
     check_slice,
 )
-from pyferrum_kv.int8_kv.launch_cache import add
+from pyferrum_kv.int8_kv.launch_cache import keep
 from pyferrum_kv.int8_kv.launch_decode import DecodeArguments, DecodeLaunch
 from pyferrum_kv.int8_kv.layout import MAX_SLOTS, KvLayout
 from pyferrum_kv.int8_kv.plan import DecodeShape
@@ -108,11 +108,10 @@ def _bind_decode(
     sizes: tuple[int, int, int, int],
 ) -> DecodeLaunch:
     """Check, plan for the longest sequence that the table can hold, prepare and keep."""
-    num_q_heads, num_kv_heads, head_dim, block_size = sizes
     context = stream.context
-    check_heads(_DECODE, num_q_heads, num_kv_heads)
-    check_head_dim(_DECODE, head_dim)
-    check_int(_DECODE, "block_size", block_size, 1, MAX_SLOTS)
+    num_q_heads, num_kv_heads = check_heads(_DECODE, sizes[0], sizes[1])
+    head_dim = check_head_dim(_DECODE, sizes[2])
+    block_size = check_int(_DECODE, "block_size", sizes[3], 1, MAX_SLOTS)
     layout = _layout(_DECODE, pools, num_kv_heads, head_dim, block_size, context)
     elements = num_q_heads * head_dim
     why = f"[{num_q_heads}, {head_dim}]"
@@ -124,42 +123,41 @@ def _bind_decode(
     row = Strides(elements, head_dim, elements)
     capacity = min(len(block_table) * block_size, MAX_KV_LEN)
 
-    def bind() -> DecodeLaunch:
-        shape = DecodeShape(
-            batch_size=1,
-            num_q_heads=num_q_heads,
-            num_kv_heads=num_kv_heads,
-            head_dim=head_dim,
-            block_size=block_size,
-            max_kv_len=capacity,
-            dtype=dtype_name(q.dtype),
-            q_alignment=min(row.alignment(q), row.alignment(output)),
-            kv_alignment=layout.alignment(*(memory.device_ptr for memory in pools)),
-        )
-        arguments = DecodeArguments(
-            q=q,
-            pools=pools,
-            block_table=block_table,
-            kv_lens=None,
-            out=output,
-            lse=None,
-            sinks=None,
-            alibi_slopes=None,
-            k_channel_factors=None,
-            q_strides=row,
-            out_strides=row,
-            kv_block_stride=layout.kv_block_stride,
-            scale_block_stride=layout.scale_block_stride,
-            block_table_stride=len(block_table),
-            num_blocks=layout.num_blocks,
-            logit_softcap=0.0,
-        )
-        return DecodeLaunch(
-            stream, shape, arguments, capacity=capacity, names=(_DECODE, "valid_kv_len", "scale")
-        )
+    shape = DecodeShape(
+        batch_size=1,
+        num_q_heads=num_q_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        block_size=block_size,
+        max_kv_len=capacity,
+        dtype=dtype_name(q.dtype),
+        q_alignment=min(row.alignment(q), row.alignment(output)),
+        kv_alignment=layout.alignment(*(memory.device_ptr for memory in pools)),
+    )
+    arguments = DecodeArguments(
+        q=q,
+        pools=pools,
+        block_table=block_table,
+        kv_lens=None,
+        out=output,
+        lse=None,
+        sinks=None,
+        alibi_slopes=None,
+        k_channel_factors=None,
+        q_strides=row,
+        out_strides=row,
+        kv_block_stride=layout.kv_block_stride,
+        scale_block_stride=layout.scale_block_stride,
+        block_table_stride=len(block_table),
+        num_blocks=layout.num_blocks,
+        logit_softcap=0.0,
+    )
+    launch = DecodeLaunch(
+        stream, shape, arguments, capacity=capacity, names=(_DECODE, "valid_kv_len", "scale")
+    )
 
     slices = (q, *pools, block_table, output)
-    return add(stream, (*(given.token for given in slices), *sizes), bind)
+    return keep(stream, (*(given.token for given in slices), *sizes), launch)
 
 
 def launch_int8_kv_cache_append(
@@ -223,27 +221,24 @@ def _bind_append(
     sizes: tuple[int, int, int],
 ) -> AppendLaunch:
     """Check, prepare and keep. Slots are flat here: a block is one token."""
-    num_tokens, num_kv_heads, head_dim = sizes
-    check_int(_APPEND, "num_kv_heads", num_kv_heads, 1, MAX_SLOTS)
-    check_head_dim(_APPEND, head_dim)
+    num_kv_heads = check_int(_APPEND, "num_kv_heads", sizes[1], 1, MAX_SLOTS)
+    head_dim = check_head_dim(_APPEND, sizes[2])
     names = ("k_out_pool", "v_out_pool", "k_scales_pool", "v_scales_pool")
     layout = _layout(_APPEND, pools, num_kv_heads, head_dim, 1, stream.context, names)
 
-    def bind() -> AppendLaunch:
-        return AppendLaunch(
-            stream,
-            k_in,
-            v_in,
-            layout,
-            pools,
-            slot_mapping,
-            num_tokens=num_tokens,
-            names=("k_in", "v_in", *names),
-            operation=_APPEND,
-        )
-
+    launch = AppendLaunch(
+        stream,
+        k_in,
+        v_in,
+        layout,
+        pools,
+        slot_mapping,
+        num_tokens=sizes[0],
+        names=("k_in", "v_in", *names),
+        operation=_APPEND,
+    )
     slices = (k_in, v_in, *pools, slot_mapping)
-    return add(stream, (*(given.token for given in slices), *sizes), bind)
+    return keep(stream, (*(given.token for given in slices), *sizes), launch)
 
 
 _POOL_NAMES = ("k_pool", "v_pool", "k_scales_pool", "v_scales_pool")

@@ -33,10 +33,10 @@ class KvLayout:
     head_dim: int
 
     def __post_init__(self) -> None:
-        check_int("KvLayout", "num_blocks", self.num_blocks, 1, MAX_SLOTS)
-        check_int("KvLayout", "block_size", self.block_size, 1, MAX_SLOTS)
-        check_int("KvLayout", "num_kv_heads", self.num_kv_heads, 1, MAX_SLOTS)
-        check_head_dim("KvLayout", self.head_dim)
+        for name in ("num_blocks", "block_size", "num_kv_heads"):
+            value = check_int("KvLayout", name, getattr(self, name), 1, MAX_SLOTS)
+            object.__setattr__(self, name, value)  # a NumPy integer becomes an int
+        object.__setattr__(self, "head_dim", check_head_dim("KvLayout", self.head_dim))
         check_int("KvLayout", "num_blocks * block_size", self.num_slots, 1, MAX_SLOTS)
 
     @property
