@@ -49,7 +49,8 @@ def leave(api: Api) -> None:
 def unbind(api: Api, handle: Any) -> None:
     """Leave this thread without a context if `handle` is current on it: it is about to go.
 
-    Nor may an open `with` restore it: the driver takes a destroyed context, and crashes at its next use.
+    Nor may an open `with` restore it: the driver takes a destroyed context, and crashes at its
+    next use.
     """
     none = api.raw.CUcontext(0)
     THREAD.bound = None

@@ -155,7 +155,8 @@ class BoundContext(ContextFacts):
 
     def settle(self) -> None:
         """Give back what waits, now instead of at the next call."""
-        if self.ledger.attention:
+        ledger = self.ledger
+        if ledger.attention and ledger.state == "ok" and not ledger.is_forked:
             self.attend("settle")
 
     def close(self) -> None:

@@ -87,9 +87,8 @@ class CudaGraph:
 
         What the graph kept alive before is let go: its launches so far must have passed.
         """
-        if other._graph is None:
-            other._ready("update")
-            raise ClosedError("update: the other graph is closed")
+        other._ready("update")
+        assert other._graph is not None  # made together with what is ready
         with self._lock:
             args = (self._ready("update"), other._graph.value)
             self.context.call("cuGraphExecUpdate", *args, on=f"{self!r}, {other!r}")

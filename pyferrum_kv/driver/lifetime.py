@@ -189,6 +189,10 @@ class Dependants:
     def __init__(self) -> None:
         self._refs: list[weakref.ref[Any]] = []
 
+    def __len__(self) -> int:
+        """How many are listed, gone ones not yet cleared among them."""
+        return len(self._refs)
+
     def add(self, dependant: Any) -> None:
         refs = self._refs
         if len(refs) >= 16 and len(refs) & (len(refs) - 1) == 0:  # at powers of two: amortised

@@ -152,7 +152,7 @@ class PreparedLaunch:
 
     def set(self, which: int | str, value: Any) -> PreparedLaunch:
         """Check and replace one argument, by name or by position from 0."""
-        position = which if type(which) is int else self._position(which)
+        position = self._position(which)
         try:
             self._take()
         except IndexError:
@@ -187,7 +187,7 @@ class PreparedLaunch:
         before = bytes(buffer), arguments.copy()
         try:
             for which, value in changes:
-                self._write(which if type(which) is int else self._position(which), value)
+                self._write(self._position(which), value)
         except Exception:
             buffer[:], arguments[:] = before
             raise
@@ -199,6 +199,8 @@ class PreparedLaunch:
             self._watch(position)
 
     def _position(self, which: int | str) -> int:
+        if type(which) is int and 0 <= which < len(self._arguments):
+            return which
         return position_of(self._block.signature, which)
 
     # what must stay alive

@@ -188,8 +188,7 @@ class CudaStream(StreamCopies):
         self.attachments.clear()
         self.dependants.invalidate(self._what)
         self.anchor = None  # the last slice's anchor, or this one, queues the driver's stream
-        if self.context.state == "ok":
-            self.context.settle()
+        self.context.settle()
 
     def __enter__(self) -> CudaStream:
         return self

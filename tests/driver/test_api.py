@@ -13,6 +13,7 @@ from pyferrum_kv.driver import open_driver
 from pyferrum_kv.driver.codes import explain_code
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_no_cuda_bindings() -> None:
     code = "import sys, pyferrum_kv; sys.exit('cuda.bindings' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
