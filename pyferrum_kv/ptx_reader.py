@@ -150,9 +150,10 @@ def _read_params(code: str, start: int, end: int, entry: str) -> tuple[Param, ..
     offset = 0
     if not code[start:end].strip():
         return ()
+    first = _line(code, start)
     for piece in code[start:end].split(","):
-        line = _line(code, start + len(piece) - len(piece.lstrip()))
-        start += len(piece) + 1
+        line = first + piece[: len(piece) - len(piece.lstrip())].count("\n")
+        first += piece.count("\n")
         found = _PARAM.fullmatch(piece)
         if found is None or found["type"] not in _SIZES:
             raise PtxSyntaxError(line, f"{entry}: {piece.strip()[:80]!r} is no parameter")
