@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 from dataclasses import dataclass
+from math import nan
 from typing import TYPE_CHECKING, Any
 
 from pyferrum_kv.driver.launch_config import LaunchConfig, checked_config
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from pyferrum_kv.driver import CudaContext, CudaStream
 
 _NAME = "paged_decode_attention_int8"
-_CHANGING = struct.Struct("<iiiif")
-"""max_kv_len, num_splits, split_len, window_left, softmax_scale: neighbours in the block."""
+_INT32, _FLOAT32 = struct.Struct("<i"), struct.Struct("<f")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,13 @@ class DecodeLaunch:
 
     __slots__ = (
         "_buffer",
-        "_constants",
         "_default_scale",
         "_launch",
+        "_length_at",
         "_lock",
         "_names",
-        "_offset",
+        "_scale",
+        "_scale_at",
         "capacity",
         "plan",
         "shape",
@@ -101,9 +102,9 @@ class DecodeLaunch:
         checked_config(function, config)
         block = function.bind(_in_order(shape, arguments, plan, workspace))
         offsets = {param.name: param.offset for param in function.signature.params}
-        assert offsets["softmax_scale"] - offsets["max_kv_len"] == _CHANGING.size - 4
-        self._buffer, self._offset = block.buffer, offsets["max_kv_len"]
-        self._constants = plan.num_splits, shape.split_len, shape.window_left
+        self._buffer = block.buffer
+        self._length_at, self._scale_at = offsets["max_kv_len"], offsets["softmax_scale"]
+        self._scale = self._default_scale
         self._launch = PreparedLaunch(function, config, block, stream, keep_arguments=False)
 
     def run(self, max_kv_len: int, softmax_scale: float | None) -> None:
@@ -116,10 +117,12 @@ class DecodeLaunch:
                     raise OverflowError
                 if self._launch is None:
                     return
-                _CHANGING.pack_into(
-                    self._buffer, self._offset, max_kv_len, *self._constants, softmax_scale
-                )
-            except (TypeError, OverflowError, struct.error):
+                _INT32.pack_into(self._buffer, self._length_at, max_kv_len)
+                if softmax_scale != self._scale:
+                    _FLOAT32.pack_into(self._buffer, self._scale_at, softmax_scale)
+                    self._scale = softmax_scale
+            except (TypeError, ValueError, OverflowError, struct.error):
+                self._scale = nan  # pack_into() clears the place before it refuses: write it again
                 raise self._refusal(max_kv_len, softmax_scale) from None
             self._launch.launch()
 
