@@ -93,6 +93,8 @@ class CudaModule:
     __getitem__ = function
 
     def _look_up(self, name: str) -> CudaFunction:
+        if "\0" in name:  # the driver would read the name up to there
+            raise self._no_entry(name)
         try:
             handle = self.context.call(
                 "cuModuleGetFunction", self._handle(name), name.encode(), on=f"{self.name}, {name}"
@@ -100,13 +102,16 @@ class CudaModule:
         except DriverError as error:
             if error.code != NOT_FOUND:
                 raise
-            known = ", ".join(self.entries) or "none that the image tells"
-            raise EntryNotFound(f"{self.name} has no entry {name!r}; it has {known}") from error
+            raise self._no_entry(name) from error
         signature = self._given.get(name)
         if signature is None and self.image.ptx is not None:
             signature = self.image.ptx.entries.get(name)
         told = signature_from_driver(self.context, handle, name)
         return CudaFunction(self, handle, name, signature, told)
+
+    def _no_entry(self, name: str) -> EntryNotFound:
+        known = ", ".join(self.entries) or "none that the image tells"
+        return EntryNotFound(f"{self.name} has no entry {name!r}; it has {known}")
 
     def _handle(self, wanted: str) -> object:
         if self._owned.is_closed:

@@ -32,6 +32,7 @@ def check_fills_of_each_width(s: Session) -> None:
     d = s.driver
     pointer = s.ok(d.cuMemAlloc(96))
     s.ok(d.cuMemsetD8(pointer, 0xEE, 96))
+    s.ok(d.cuCtxSynchronize())  # it only has begun, and the stream does not wait for the default one
     s.ok(d.cuMemsetD8Async(pointer, 0x12, 3, s.stream))
     s.ok(d.cuMemsetD16Async(d.CUdeviceptr(int(pointer) + 16), 0x1234, 3, s.stream))
     s.ok(d.cuMemsetD32Async(d.CUdeviceptr(int(pointer) + 32), 0x12345678, 3, s.stream))
