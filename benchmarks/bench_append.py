@@ -1,6 +1,6 @@
 """int8_kv_cache_append against copies of as many bytes, on one GPU in one run.
 
-    python benchmarks/bench_append.py [--json FILE]
+    python -m benchmarks.bench_append [--json FILE]
 
 Method. num_tokens x 8 KV heads x head_dim 128, fp16 in, blocks of 16. An append reads fp16 K and V
 and slots, and writes codes and scales; a copy of half as many bytes reads and writes as many in
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ceilings import copy_kernel, launch_copy
-from machine import in_words, machine, open_gpu
-from replay import Repeated, replay
 
+from benchmarks.ceilings import copy_kernel, launch_copy
+from benchmarks.machine import in_words, machine, open_gpu
+from benchmarks.replay import Repeated, replay
 from pyferrum_kv import CudaContext, CudaStream
 from pyferrum_kv.int8_kv import Int8KvPools, KvLayout, int8_kv_cache_append
 

@@ -1,6 +1,6 @@
 """What a launch costs the host: a C loop as the floor, ours, and what others offer, in one run.
 
-    python benchmarks/bench_launch.py [--json FILE] [--check]
+    python -m benchmarks.bench_launch [--json FILE] [--check]
 
 Method. A batch is 400 launches, back to back; the context is synchronised before and after, outside
 the timed part, and 400 is well below the depth at which a launch waits for the device. Every
@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from launch_peers import PEERS, Launch, Subject, c_floor, ours_builder, ours_prepared
-from machine import in_words, machine, open_gpu
 
+from benchmarks.launch_peers import PEERS, Launch, Subject, c_floor, ours_builder, ours_prepared
+from benchmarks.machine import in_words, machine, open_gpu
 from pyferrum_kv import CudaContext
 from pyferrum_kv.int8_kv import (
     Int8KvPools,

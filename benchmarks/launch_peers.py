@@ -171,7 +171,8 @@ def cuda_core(subject: Subject) -> Launch:
 def triton_jit(subject: Subject) -> Launch:
     """Triton's kernel[grid](...), with a kernel of its own that has as many parameters."""
     import torch
-    from triton_thirteen import thirteen
+
+    from benchmarks.triton_thirteen import thirteen
 
     tensors = [torch.zeros(1024, device="cuda") for _ in range(NUM_POINTERS)]
     args = (*tensors, *subject.ints, subject.softmax_scale)
