@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import locale
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,9 +43,14 @@ def test_the_same_bytes_wherever_it_is_compiled(
 
 
 def test_the_locale_stays_as_it_was() -> None:
-    before = locale.nl_langinfo(locale.CODESET)
-    compile_ptx(SOURCE, headers=HEADERS)
-    assert locale.nl_langinfo(locale.CODESET) == before
+    def before_and_after() -> tuple[str, str]:
+        before = locale.nl_langinfo(locale.CODESET)
+        compile_ptx(SOURCE, headers=HEADERS)
+        return before, locale.nl_langinfo(locale.CODESET)
+
+    with ThreadPoolExecutor(1) as fresh_thread:  # the locale is the thread's
+        before, after = fresh_thread.submit(before_and_after).result()
+    assert before == after
 
 
 def test_options_become_flags() -> None:
