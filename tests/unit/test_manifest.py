@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,22 @@ def test_what_is_written_is_read() -> None:
     assert manifest == saxpy_manifest()
     assert manifest.modules[0].entries == (SAXPY,)
     assert manifest_bytes(manifest) == RAW
+
+
+def test_the_page_about_the_format_shows_what_is_written() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "manifest.md").read_text(encoding="utf-8")
+    shown = page.split("```json\n")[1].split("```")[0].encode()
+    assert read_manifest(shown).modules[0].entries[0].entry == "saxpy"
+    assert keys(json.loads(shown)) == keys(json.loads(RAW)) - {"step", "min", "max"}
+    for key in keys(json.loads(RAW)):
+        assert f'"{key}"' in page or f"`{key}`" in page, key
+
+
+def keys(value: object) -> set[str]:
+    """Every key of a JSON document."""
+    if isinstance(value, dict):
+        return set(value).union(*(keys(item) for item in value.values()))
+    return set().union(*(keys(item) for item in value)) if isinstance(value, list) else set()
 
 
 def test_one_parameter_takes_one_line() -> None:
