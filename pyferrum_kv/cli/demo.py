@@ -26,6 +26,8 @@ from pyferrum_kv.errors import DriverNotFound
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+FALL_BACK = "Virtual device: no NVIDIA driver here, so NumPy runs the PTX on this CPU."
+
 
 @dataclass(frozen=True)
 class Report:
@@ -68,30 +70,37 @@ def add_to(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    ctx, absent = _open(args.driver)
+    chosen = args.driver or os.environ.get("PYFERRUM_KV_DRIVER")
+    ctx, absent = open_device(chosen or "cuda", fall_back=not chosen)
     terminal = Terminal.of()
     if absent and not args.json:
-        terminal.line("Virtual device: no NVIDIA driver here, so NumPy runs the PTX on this CPU.")
+        terminal.line(FALL_BACK)
     with ctx:
-        report = _demonstrate(ctx, absent, args.seed)
-    if args.json:
-        terminal.line(json.dumps(_document(report), indent=2))
-    else:
-        _print(terminal, report)
+        report = demonstrate(ctx, absent, args.seed)
+    show(report, terminal, as_json=args.json)
     return 0 if report.holds else 1
 
 
-def _open(driver: str | None) -> tuple[CudaContext, str]:
-    """Open device 0, the virtual one where there is no driver and none was asked for."""
+def open_device(driver: Any, *, fall_back: bool) -> tuple[CudaContext, str]:
+    """Open device 0; with `fall_back`, the virtual one where there is no driver, and the reason."""
     try:
         return CudaContext.new(0, driver=driver), ""
     except DriverNotFound as absent:
-        if driver or os.environ.get("PYFERRUM_KV_DRIVER"):
+        if not fall_back:
             raise
         return CudaContext.new(0, driver="virtual"), str(absent)
 
 
-def _demonstrate(ctx: CudaContext, absent: str, seed: int) -> Report:
+def show(report: Report, terminal: Terminal, *, as_json: bool) -> None:
+    """Write the report for a reader, or for a program."""
+    if as_json:
+        terminal.line(json.dumps(_document(report), indent=2))
+    else:
+        _print(terminal, report)
+
+
+def demonstrate(ctx: CudaContext, absent: str, seed: int) -> Report:
+    """Append, attend, compare; on a GPU measure as well."""
     is_virtual = ctx.api.name == "virtual"
     shape = VIRTUAL if is_virtual else GPU
     demonstration = Demonstration(ctx, shape, seed)

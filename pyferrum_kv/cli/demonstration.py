@@ -44,7 +44,7 @@ class Shape:
 
 
 GPU = Shape(32, 8, 128, 16, (1, 17, 4096, 131072))
-VIRTUAL = Shape(8, 2, 128, 16, (1, 17, 97, 384))  # a CPU runs every thread of every kernel
+VIRTUAL = Shape(8, 2, 128, 16, (1, 17, 257, 1024))  # a CPU runs every thread of every kernel
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,10 @@ class Demonstration:
         self.stream: CudaStream = ctx.new_stream()
         rng = np.random.default_rng(seed)
         rows = (self.layout.num_slots, shape.num_kv_heads, shape.head_dim)
-        self.k = rng.standard_normal(rows, np.float32).astype(np.float16)
-        self.v = rng.standard_normal(rows, np.float32).astype(np.float16)
+        self.k, self.v = _normal(rng, rows), _normal(rng, rows)
         batch = len(shape.kv_lens)
         queries = (batch, shape.num_q_heads, shape.head_dim)
-        self.q = rng.standard_normal(queries, np.float32).astype(np.float16)
+        self.q = _normal(rng, queries)
         self.blocks = rng.permutation(self.layout.num_blocks).astype(np.int32)
         offsets = np.arange(shape.block_size, dtype=np.int32)
         slots = (self.blocks[:, None] * shape.block_size + offsets).ravel()
@@ -216,3 +215,8 @@ class Demonstration:
             self.stream.clone_dtoh(pools.k_scales).reshape(scales),
             self.stream.clone_dtoh(pools.v_scales).reshape(scales),
         )
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Draw from N(0,1), cut off below 4: from there fp16 alone rounds an output by up to 2e-3."""
+    return np.clip(rng.standard_normal(shape, np.float32), -3.9, 3.9).astype(np.float16)

@@ -20,7 +20,7 @@ from pyferrum_kv.bundle.driver_versions import from_code, in_words
 from pyferrum_kv.cli.terminal import Mark, bytes_text, dotted
 from pyferrum_kv.driver import Api, CudaContext, device_count, open_driver
 from pyferrum_kv.driver.device import Device
-from pyferrum_kv.errors import BundleError, DeviceNotFound, FerrumError
+from pyferrum_kv.errors import BundleError, DeviceNotFound, FerrumError, NoVariant
 from pyferrum_kv.loader import PtxLoader
 from pyferrum_kv.nvrtc import WANTED_WHEEL, WHEEL
 
@@ -30,6 +30,12 @@ VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
     "CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM",
 )
+GENERAL = frozenset(
+    f"{operation}{dtype}"
+    for operation in ("int8_kv_cache_append", "paged_decode_attention_int8")
+    for dtype in ("", "_bf16")
+)
+"""Entries that serve every shape: a device works if these load, whatever faster ones do."""
 VIRTUAL = "the virtual device runs the same PTX on the CPU: pyferrum-kv demo"
 
 
@@ -188,23 +194,38 @@ def _look_at_device(api: Api, ordinal: int, bundle: PtxBundle | None) -> tuple[S
             section.add("bad", "bundle", "cannot be used, see above")
             return section, False
         said = verdict(bundle, device.compute_capability, api.version)
-        section.add("ok" if said.works else "bad", "bundle", "\n".join(said.lines))
-        return section, said.works and _loads(api, ordinal, bundle, section)
+        section.add("ok" if said.works else "note", "bundle", "\n".join(said.lines))
+        return section, _loads(api, ordinal, bundle, section)
     except FerrumError as error:
         section.add("bad", "device", str(error))
         return section, False
 
 
 def _loads(api: Api, ordinal: int, bundle: PtxBundle, section: Section) -> bool:
+    """Load every entry that has a variant for the device; the general ones must load."""
     ctx = CudaContext.new(ordinal, driver=api)
     with ctx:
         free, total = ctx.mem_info()
         section.add("fact", "memory", f"{bytes_text(free)} free of {bytes_text(total)}")
         pools = "stream-ordered" if ctx.has_async_alloc else "synchronising: no memory pools here"
         section.add("fact", "allocation", pools)
-        PtxLoader.of(ctx, bundle).preload()
-    section.add("ok", "loading", f"the driver takes all {len(bundle.entries)} entries")
-    return True
+        loader, refused = PtxLoader.of(ctx, bundle), {}
+        for entry in bundle.entries:
+            try:
+                loader.function(entry)
+            except NoVariant as none:
+                refused[entry] = str(none)
+            except FerrumError as error:
+                refused[entry] = f"{entry}: {error}"
+    loaded = len(bundle.entries) - len(refused)
+    works = bool(loaded) and GENERAL.isdisjoint(refused)
+    mark: Mark = "bad" if not works else "note" if refused else "ok"
+    count = f"{loaded} of {len(bundle.entries)} entries"
+    first = (
+        [f"{len(refused)} cannot be, the first:", next(iter(refused.values()))] if refused else []
+    )
+    section.add(mark, "loading", "\n".join([f"{count} are loaded", *first]))
+    return works
 
 
 def as_document(diagnosis: Diagnosis) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def test_without_a_bundle_it_says_what_to_run() -> None:
 def test_on_the_virtual_device_it_loads_the_bundle_and_says_what_it_is() -> None:
     found = diagnose("virtual", append_only)
     assert findings(found, "Driver")["virtual device"][0] == "note"
-    assert findings(found, "Device 0")["loading"] == ("ok", "the driver takes all 2 entries")
+    assert findings(found, "Device 0")["loading"] == ("ok", "2 of 2 entries are loaded")
     assert (found.devices_found, found.devices_that_work) == (1, 1)
     assert exit_code(found) == 0
 
