@@ -2,79 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
-from pyferrum_kv import CudaStream, reference
-from pyferrum_kv.dtypes import as_dtype
+from pyferrum_kv import reference
 from pyferrum_kv.int8_kv import Workspace, paged_decode_attention_int8
+from tests.helpers.decode import ENTRY, check, decode
 from tests.helpers.kv_cache import Guarded, HostCache, assert_close, make_cache, random_half
-
-ENTRY = "paged_decode_attention_int8"
-"""The general entry: the one that serves every shape, and the judge of the fast ones."""
-
-
-def decode(
-    stream: CudaStream,
-    cache: HostCache,
-    q: np.ndarray,
-    *,
-    q_len: int = 1,
-    arrays: dict[str, np.ndarray] | None = None,
-    **options: Any,
-) -> tuple[np.ndarray, np.ndarray]:
-    """out and lse from the device."""
-    num_q_heads = q.shape[1]
-    dtype = as_dtype(q.dtype)
-    out = Guarded(stream, q.size, dtype)
-    lse = Guarded(stream, q.shape[0] * num_q_heads, np.float32)
-    extra = {name: stream.clone_htod(a.ravel()) for name, a in (arrays or {}).items()}
-    options.setdefault("entry", ENTRY)
-    options.setdefault("max_kv_len", int(cache.kv_lens.max(initial=0)))
-    memory = [stream.clone_htod(a.ravel()) for a in (q, cache.block_table, cache.kv_lens)]
-    paged_decode_attention_int8(
-        stream,
-        memory[0],
-        cache.to_device(stream),
-        memory[1],
-        memory[2],
-        out.slice,
-        num_q_heads=num_q_heads,
-        q_len=q_len,
-        lse=lse.slice,
-        **extra,
-        **options,
-    )
-    return out.read().reshape(q.shape), lse.read().reshape(q.shape[:2])
-
-
-def check(
-    stream: CudaStream,
-    cache: HostCache,
-    q: np.ndarray,
-    *,
-    dtype: str = "float16",
-    arrays: dict[str, np.ndarray] | None = None,
-    reference_options: dict[str, Any] | None = None,
-    **options: Any,
-) -> None:
-    """Decode on the device and in the reference, and compare out and lse."""
-    out, lse = decode(stream, cache, q, arrays=arrays, **options)
-    wanted, wanted_lse = reference.paged_decode_attention_int8(
-        q,
-        *cache.arrays,
-        cache.block_table,
-        cache.kv_lens,
-        q_len=options.get("q_len", 1),
-        **(reference_options or {}),
-        **(arrays or {}),
-    )
-    assert_close(out, wanted, dtype)
-    np.testing.assert_array_equal(np.isneginf(lse), np.isneginf(wanted_lse))
-    finite = np.isfinite(wanted_lse)
-    np.testing.assert_allclose(lse[finite], wanted_lse[finite], atol=1e-3, rtol=1e-5)
 
 
 @pytest.mark.parametrize("block_size", [1, 5, 8, 16])
