@@ -36,6 +36,7 @@ def check_a_captured_graph_replays(s: Session) -> None:
     d = s.driver
     function, pointer = s.function(STORE, "multiply"), s.ok(d.cuMemAlloc(32))
     s.ok(d.cuMemsetD32(pointer, 1, 8))
+    s.settle()
     graph = _capture(s, function, pointer, (2, 3))
     assert _read(s, pointer) == [1] * 8
     nodes, count = s.ok(d.cuGraphGetNodes(graph, 8))
@@ -63,6 +64,7 @@ def check_capture_forks_and_joins(s: Session) -> None:
     a, b = (s.ok(d.cuMemAlloc(32)) for _ in range(2))
     for pointer in (a, b):
         s.ok(d.cuMemsetD32(pointer, 1, 8))
+        s.settle()
     mode = d.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
     active = d.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_ACTIVE
     for is_joined in (True, False):
@@ -97,6 +99,7 @@ def check_a_graph_is_updated(s: Session) -> None:
     d = s.driver
     function, pointer = s.function(STORE, "multiply"), s.ok(d.cuMemAlloc(32))
     s.ok(d.cuMemsetD32(pointer, 1, 8))
+    s.settle()
     first, second, longer = (
         _capture(s, function, pointer, factors) for factors in ((2,), (9,), (2, 2))
     )

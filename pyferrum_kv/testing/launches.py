@@ -42,6 +42,7 @@ def check_arguments_arrive(s: Session) -> None:
         (128, 32768, 2**31, 2**63, 1.5, 2.25),
     ):
         s.ok(d.cuMemsetD8(out, 0xEE, 112))
+        s.settle()
         block = struct.pack("<QBxHIQf4xdIII", int(out), *values, 101, 102, 103)
         held = ctypes.create_string_buffer(block, len(block))
         base = ctypes.addressof(held)
@@ -119,6 +120,7 @@ def check_impossible_launches_are_refused(s: Session) -> None:
         assert isinstance(answer, tuple)
         s.refused(answer, "INVALID_VALUE", "LAUNCH_OUT_OF_RESOURCES")
     s.ok(d.cuMemsetD8(out, 1, 256))
+    s.settle()
     answer = launch((1, 1, 1), (64, 1, 1))
     assert isinstance(answer, tuple)
     s.ok(answer)

@@ -17,6 +17,7 @@ def check_bytes_come_back(s: Session) -> None:
     s.ok(d.cuMemcpyHtoD(a, sent, 1000))
     s.ok(d.cuMemsetD8(b, 0, 1000))
     s.ok(d.cuMemcpyDtoD(d.CUdeviceptr(int(b) + 13), d.CUdeviceptr(int(a) + 7), 900))
+    s.settle()
     got = np.zeros(1000, np.uint8)
     s.ok(d.cuMemcpyDtoHAsync(got, b, 1000, s.stream))
     s.synchronize()
@@ -32,7 +33,7 @@ def check_fills_of_each_width(s: Session) -> None:
     d = s.driver
     pointer = s.ok(d.cuMemAlloc(96))
     s.ok(d.cuMemsetD8(pointer, 0xEE, 96))
-    s.ok(d.cuCtxSynchronize())  # it only has begun, and the stream does not wait for the default one
+    s.settle()
     s.ok(d.cuMemsetD8Async(pointer, 0x12, 3, s.stream))
     s.ok(d.cuMemsetD16Async(d.CUdeviceptr(int(pointer) + 16), 0x1234, 3, s.stream))
     s.ok(d.cuMemsetD32Async(d.CUdeviceptr(int(pointer) + 32), 0x12345678, 3, s.stream))

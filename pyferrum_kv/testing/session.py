@@ -60,6 +60,10 @@ class Session:
     def function(self, ptx: str, entry: str) -> Any:
         return self.ok(self.driver.cuModuleGetFunction(self.module(ptx), entry.encode()))
 
+    def settle(self) -> None:
+        """Wait for the default stream: a synchronous fill has only begun when its call returns."""
+        self.ok(self.driver.cuStreamSynchronize(self.driver.CUstream(0)))
+
     def synchronize(self) -> None:
         self.ok(self.driver.cuStreamSynchronize(self.stream))
 

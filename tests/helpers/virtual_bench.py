@@ -38,6 +38,7 @@ class Bench:
         """Device memory, initialised and synchronised."""
         pointer = self.do("cuMemAlloc", num_bytes)
         self.do("cuMemsetD8", pointer, value, num_bytes)
+        self.do("cuStreamSynchronize", 0)
         return pointer
 
     def bytes_at(self, pointer: Any, num_bytes: int) -> bytes:

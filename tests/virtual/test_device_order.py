@@ -100,6 +100,15 @@ def test_the_per_thread_default_stream_is_the_threads_own():
     assert others != [mine]
 
 
+def test_a_fill_has_only_begun_when_its_call_returns():
+    bench = Bench(on_report="collect")
+    pointer = bench.do("cuMemAlloc", N)
+    bench.do("cuMemsetD8", pointer, 2, N)
+    bench.do("cuMemsetD8Async", pointer, 3, N, bench.stream())
+    bench.do("cuCtxSynchronize")
+    assert [report.kind for report in bench.driver.reports] == ["stream_hazard"]
+
+
 def diamond(bench):
     """Two streams that add into what a third wrote, joined by events; returns the bytes."""
     root, left, right = (bench.stream() for _ in range(3))

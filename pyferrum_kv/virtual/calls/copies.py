@@ -1,4 +1,8 @@
-"""Copies and fills. A synchronous one is the asynchronous one on the legacy stream, and a wait."""
+"""Copies and fills.
+
+A synchronous one is the asynchronous one on the legacy default stream, and then a wait if the host
+takes part; within the device the call only begins it, and non-blocking streams are not ordered.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +89,7 @@ class CopyCalls(SubmitCalls):
 
     @driver_call()
     def cuMemcpyDtoD(self, dstDevice: Any, srcDevice: Any, ByteCount: int) -> None:
-        self._now(self._move(dstDevice, srcDevice, ByteCount))
+        self._begin(self._move(dstDevice, srcDevice, ByteCount))
 
     @driver_call()
     def cuMemcpyDtoDAsync(
@@ -97,7 +101,10 @@ class CopyCalls(SubmitCalls):
     def cuMemcpyPeer(
         self, dstDevice: Any, dstContext: Any, srcDevice: Any, srcContext: Any, ByteCount: int
     ) -> None:
-        self._context(dstContext), self._context(srcContext)
+        """Ordered with all that both contexts were given before and will be given after."""
+        for context in (self._context(dstContext), self._context(srcContext)):
+            for work in self.machine.order.pending(context):
+                self.machine.order.wait(work)
         self._now(self._move(dstDevice, srcDevice, ByteCount))
 
     @driver_call()
@@ -149,15 +156,15 @@ class CopyCalls(SubmitCalls):
 
     @driver_call()
     def cuMemsetD8(self, dstDevice: Any, uc: int, N: int) -> None:
-        self._now(self._fill(dstDevice, uc, 1, N))
+        self._begin(self._fill(dstDevice, uc, 1, N))
 
     @driver_call()
     def cuMemsetD16(self, dstDevice: Any, us: int, N: int) -> None:
-        self._now(self._fill(dstDevice, us, 2, N))
+        self._begin(self._fill(dstDevice, us, 2, N))
 
     @driver_call()
     def cuMemsetD32(self, dstDevice: Any, ui: int, N: int) -> None:
-        self._now(self._fill(dstDevice, ui, 4, N))
+        self._begin(self._fill(dstDevice, ui, 4, N))
 
     @driver_call()
     def cuMemsetD8Async(self, dstDevice: Any, uc: int, N: int, hStream: Any) -> None:

@@ -103,7 +103,7 @@ class ModuleCalls(MemoryCalls):
         return real.CUfunction(self._function_of(self.machine.lookup(hmod, Module), name).handle)
 
     def _function_of(self, module: Module, name: bytes) -> Function:
-        text = name.decode()
+        text = _until_nul(name)
         found = module.functions.get(text)
         if found:
             return found
@@ -136,7 +136,7 @@ class ModuleCalls(MemoryCalls):
         return self._global_of(self.machine.lookup(hmod, Module), name)
 
     def _global_of(self, module: Module, name: bytes) -> tuple[Any, int]:
-        taken = module.globals.get(name.decode())
+        taken = module.globals.get(_until_nul(name))
         if taken is None:
             raise Refused("NOT_FOUND", f"the module has no variable {name.decode()}")
         return real.CUdeviceptr(taken.address), taken.num_bytes
@@ -207,7 +207,7 @@ class ModuleCalls(MemoryCalls):
         return real.CUkernel(self._entry(self.machine.lookup(library, Library), name).handle)
 
     def _entry(self, library: Library, name: bytes) -> Entry:
-        text = name.decode()
+        text = _until_nul(name)
         if text not in library.program.kernels:
             raise Refused("NOT_FOUND", f"the library has no entry {text}")
         if text not in library.kernels:
@@ -265,6 +265,11 @@ def param_info(kernel: Any, index: int) -> tuple[int, int]:
     if not 0 <= index < len(params):
         raise Refused("INVALID_VALUE", f"parameter {index}; {kernel.name} has {len(params)}")
     return params[index].offset, params[index].size_bytes
+
+
+def _until_nul(name: bytes) -> str:
+    """A C string: the driver reads no further than its NUL."""
+    return name.split(b"\0", 1)[0].decode()
 
 
 def _file(name: bytes) -> bytes:

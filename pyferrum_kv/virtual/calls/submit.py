@@ -39,12 +39,15 @@ class SubmitCalls(Calls):
     def _tail(self, stream: Stream) -> Work | None:
         return stream.lane.last
 
-    def _now(self, op: Op) -> None:
-        """Do `op` on the legacy default stream and wait for it: what the synchronous calls are."""
+    def _begin(self, op: Op) -> Work | None:
+        """Submit `op` to the legacy default stream: synchronous calls without the host's part."""
         self._unsafe_while_capturing()
-        stream = default_stream(self.machine, self.machine.context())
-        self.machine.order.wait(self.submit(stream, op))
-        self.machine.check_fault(stream.context)
+        return self.submit(default_stream(self.machine, self.machine.context()), op)
+
+    def _now(self, op: Op) -> None:
+        """Submit `op` to the legacy default stream and wait for it."""
+        self.machine.order.wait(self._begin(op))
+        self.machine.check_fault(self.machine.context())
 
     # capture's rules
 

@@ -1,0 +1,349 @@
+"""Which planted faults are seen: every barrier and wait of the shipped kernels deleted in turn.
+
+    python tests/virtual/kill_matrix.py --write                                 # virtual column
+    python tests/virtual/kill_matrix.py --compute-sanitizer /path/to/binary     # hardware columns
+
+A mutant is one entry's PTX without one synchronising instruction, under a name of its own, so that
+compute-sanitizer names the mutant. The table is kill_matrix.json beside this file. On hardware all
+mutants run in one process a tool; those that fault run in one of their own, and those that the
+virtual device saw hang are left out. membar and fence are not deleted: neither the virtual device
+nor compute-sanitizer sees memory ordering.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLE = Path(__file__).with_name("kill_matrix.json")
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import numpy as np  # noqa: E402
+from helpers.kv_cache import HostCache, make_cache  # noqa: E402
+
+from pyferrum_kv import CudaContext, CudaStream, PtxLoader  # noqa: E402
+from pyferrum_kv.bundle import PtxBundle  # noqa: E402
+from pyferrum_kv.errors import DriverError  # noqa: E402
+from pyferrum_kv.int8_kv import (  # noqa: E402
+    Int8KvPools,
+    launch_decode,
+    paged_decode_attention_int8,
+)
+from pyferrum_kv.int8_kv.explain import ENTRIES, explain  # noqa: E402
+from pyferrum_kv.int8_kv.plan import DecodeShape  # noqa: E402
+from pyferrum_kv.virtual import VirtualDriver  # noqa: E402
+
+TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
+WAIT = re.compile(
+    r"^\s*(?:@!?%\w+\s+)?(?:bar\.sync|bar\.warp\.sync|barrier\.sync|cp\.async\.wait_\w+)\b[^;]*;",
+    re.MULTILINE,
+)
+FAULTING = {"illegal_address", "misaligned", "use_after_free", "trap"}
+HANGING = {"timeout", "divergent_barrier"}
+KV_LENS = [37, 5]  # ragged, and no multiple of any tile
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """An entry with one fault: `line` of its PTX deleted, or a bad input of the name."""
+
+    entry: str
+    fault: str
+    ptx: str  # a module of this entry alone
+    text: str = ""  # what was deleted
+    source: str = ""  # where that came from: "paged_decode.cuh:120"
+
+    @property
+    def key(self) -> str:
+        return f"{self.entry}:{self.fault}"
+
+    @property
+    def symbol(self) -> str:
+        return re.sub(r"\W", "_", f"{self.entry}__{self.fault}")
+
+
+# ----------------------------------------------------------------- mutants
+
+
+def entry_text(ptx: str, entry: str) -> str:
+    """The header of a module, its variables, and one entry."""
+    starts = [m.start() for m in re.finditer(r"^\.visible \.entry", ptx, re.MULTILINE)]
+    for begin, end in zip(starts, [*starts[1:], len(ptx)], strict=True):
+        if re.match(rf"\.visible \.entry {entry}\(", ptx[begin:]):
+            tail = ptx.find("\n\t.file", begin)
+            files = ptx[tail:] if tail >= 0 and end != len(ptx) else ""
+            return ptx[: starts[0]] + ptx[begin:end] + files
+    raise LookupError(entry)
+
+
+def sites(text: str) -> Iterator[tuple[str, re.Match[str], str]]:
+    """(fault, place, source line) of every wait in an entry."""
+    files = dict(re.findall(r'^\s*\.file\s+(\d+)\s+"[^"]*?([^"/]+)"', text, re.MULTILINE))
+    for number, wait in enumerate(WAIT.finditer(text)):
+        located = re.findall(r"^\s*\.loc\s+(\d+)\s+(\d+)", text[: wait.start()], re.MULTILINE)
+        file, line = located[-1] if located else ("", "0")
+        yield f"wait {number}", wait, f"{files.get(file, '?')}:{line}"
+
+
+def families() -> Iterator[tuple[str, str, DecodeShape]]:
+    """(entry, its PTX, a shape that it serves) of every decode family, in float16, for sm_80."""
+    bundle = PtxBundle.default()
+    for family in ENTRIES:
+        name = family.entry("float16")
+        for head_dim in (32, 64, 128, 256):
+            for num_q_heads in (4, 32):
+                shape = DecodeShape(len(KV_LENS), num_q_heads, 2, head_dim, 16, max(KV_LENS))
+                served = not family.refuses(shape) and name in bundle.entries
+                variants = bundle.variants(name) if served else ()
+                old = [v for v in variants if v.target == "sm_80"]
+                if old:
+                    yield name, bundle.ptx(old[0].module, "sm_80").decode(), shape
+                    break
+            else:
+                continue
+            break
+
+
+def mutants() -> Iterator[tuple[Mutant, DecodeShape]]:
+    """Every mutant of every family, the unharmed kernel first."""
+    for entry, ptx, shape in families():
+        text = entry_text(ptx, entry)
+        yield Mutant(entry, "none", text), shape
+        for fault, wait, source in sites(text):
+            harmed = text[: wait.start()] + "\n" + text[wait.end() :]
+            yield Mutant(entry, fault, harmed, wait[0].strip(), source), shape
+        for fault in BAD_INPUTS:
+            yield Mutant(entry, fault, text), shape
+
+
+# ------------------------------------------------------------- one attempt
+
+
+def run(context: CudaContext, mutant: Mutant, shape: DecodeShape) -> bytes:
+    """Decode with the mutant; the bytes of the output."""
+    entry, loader = mutant.entry, PtxLoader.of(context)
+    renamed = mutant.ptx.replace(f".entry {entry}(", f".entry {mutant.symbol}(").replace(
+        f"{entry}_param_", f"{mutant.symbol}_param_"
+    )
+    signature = replace(loader.bundle.signature(entry), entry=mutant.symbol)
+    module = context.load_module(renamed, signatures={mutant.symbol: signature})
+    with patch.dict(loader._functions, {entry: module.function(mutant.symbol)}):
+        return BAD_INPUTS.get(mutant.fault, decode)(context.new_stream(), entry, shape)
+
+
+def cache_of(shape: DecodeShape) -> HostCache:
+    rng = np.random.default_rng(7)
+    return make_cache(
+        rng,
+        KV_LENS,
+        block_size=shape.block_size,
+        num_kv_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+    )
+
+
+def decode(
+    stream: CudaStream, entry: str, shape: DecodeShape, pools: Int8KvPools | None = None
+) -> bytes:
+    """Two splits, so that the merge is part of it."""
+    cache = cache_of(shape)
+    rng = np.random.default_rng(8)
+    size = (shape.batch_size, shape.num_q_heads, shape.head_dim)
+    q = stream.clone_htod(rng.standard_normal(size).astype(np.float16).ravel())
+    table, kv_lens = (stream.clone_htod(a.ravel()) for a in (cache.block_table, cache.kv_lens))
+    out = stream.alloc_zeros(len(q), np.float16)
+    paged_decode_attention_int8(
+        stream,
+        q,
+        pools or cache.to_device(stream),
+        table,
+        kv_lens,
+        out,
+        num_q_heads=shape.num_q_heads,
+        max_kv_len=shape.max_kv_len,
+        entry=entry,
+        num_splits=2,
+    )
+    return stream.clone_dtoh(out).tobytes()
+
+
+def short_shared_memory(stream: CudaStream, entry: str, shape: DecodeShape) -> bytes:
+    """Half of the dynamic shared memory that the kernel was planned with."""
+
+    def halved(*arguments: Any, **options: Any) -> Any:
+        planned = explain(*arguments, **options)
+        return replace(planned, shared_mem_bytes=planned.shared_mem_bytes // 2)
+
+    with patch.object(launch_decode, "explain", halved):
+        return decode(stream, entry, shape)
+
+
+def bad_table_entry(stream: CudaStream, entry: str, shape: DecodeShape) -> bytes:
+    """The first block of the first sequence lies far outside the pool."""
+    cache = cache_of(shape)
+
+    def spoiled(_: DecodeShape) -> HostCache:
+        cache.block_table[0, 0] = 100_000
+        return cache
+
+    with patch(f"{__name__}.cache_of", spoiled):
+        return decode(stream, entry, shape)
+
+
+def unwritten_block(stream: CudaStream, entry: str, shape: DecodeShape) -> bytes:
+    """Pools that were allocated and never written."""
+    layout = cache_of(shape).layout
+    num_scales = layout.num_blocks * layout.block_size * layout.num_kv_heads
+    codes = [stream.alloc(num_scales * layout.head_dim, np.int8) for _ in "kv"]
+    scales = [stream.alloc(num_scales, np.float16) for _ in "kv"]
+    return decode(stream, entry, shape, Int8KvPools(layout, *codes, *scales))
+
+
+BAD_INPUTS: dict[str, Callable[[CudaStream, str, DecodeShape], bytes]] = {
+    "short shared memory": short_shared_memory,
+    "bad table entry": bad_table_entry,
+    "unwritten block": unwritten_block,
+}
+
+
+# ------------------------------------------------------------------ table
+
+
+def virtual_row(mutant: Mutant, shape: DecodeShape, clean: bytes | None) -> dict[str, Any]:
+    """What the virtual device says of a mutant."""
+    driver = VirtualDriver(on_report="collect", memory=64 << 20)
+    context = CudaContext.new(0, driver=driver)
+    try:
+        with context:
+            got = run(context, mutant, shape)
+        result = "same" if clean is None or got == clean else "differs"
+    except DriverError as error:
+        result = error.name.removeprefix("CUDA_ERROR_").lower()
+    row = {"deleted": mutant.text, "source": mutant.source} if mutant.text else {}
+    return row | {"result": result, "virtual": sorted({r.kind for r in driver.reports})}
+
+
+def virtual_table() -> dict[str, dict[str, Any]]:
+    """The virtual column of every mutant."""
+    rows: dict[str, dict[str, Any]] = {}
+    clean: bytes | None = None
+    for mutant, shape in mutants():
+        if mutant.fault == "none":
+            with CudaContext.new(0, driver=VirtualDriver(memory=64 << 20)) as context:
+                clean = run(context, mutant, shape)
+        rows[mutant.key] = virtual_row(mutant, shape, clean)
+    return rows
+
+
+def read_table() -> dict[str, dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = json.loads(TABLE.read_text("utf-8"))
+    return rows
+
+
+def write_table(rows: dict[str, dict[str, Any]]) -> None:
+    TABLE.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+
+
+# --------------------------------------------------------------- hardware
+
+
+def child(keys: list[str]) -> int:
+    """Run mutants on the GPU and say what came out; under compute-sanitizer."""
+    results, clean = {}, {}
+    with CudaContext.new(0) as context:
+        for mutant, shape in mutants():
+            if mutant.key not in keys and mutant.fault != "none":
+                continue
+            try:
+                got = run(context, mutant, shape)
+            except DriverError as error:
+                results[mutant.key] = error.name.removeprefix("CUDA_ERROR_").lower()
+                break
+            clean.setdefault(mutant.entry, got)
+            results[mutant.key] = "same" if got == clean[mutant.entry] else "differs"
+    sys.stdout.write(f"RESULTS {json.dumps(results)}\n")
+    return 0
+
+
+def hardware_columns(binary: str, timeout_s: int) -> None:
+    """Fill in what compute-sanitizer says of each mutant."""
+    rows = read_table()
+    runnable = [k for k, row in rows.items() if not HANGING & set(row["virtual"])]
+    alone = [k for k in runnable if FAULTING & set(rows[k]["virtual"])]
+    groups = [[k for k in runnable if k not in alone], *([k] for k in alone)]
+    symbols = {mutant.symbol: mutant.key for mutant, _ in mutants()}
+    for key, row in rows.items():
+        row["hardware"] = {} if key in runnable else "not run: it would hang"
+    for tool in TOOLS:
+        scope = ["--initcheck-address-space", "all"] if tool == "initcheck" else []
+        for group in groups:
+            command = [
+                *(binary, "--tool", tool, "--print-limit", "100000", *scope),
+                *("--destroy-on-device-error", "kernel"),
+                *(sys.executable, __file__, "--child", json.dumps(group)),
+            ]
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=timeout_s, check=False
+            )
+            found = _reports(done.stdout, symbols)
+            for key in group:
+                rows[key]["hardware"][tool] = found.get(key, [])
+            for key, result in _results(done.stdout).items():
+                if tool == "memcheck" and key in group:
+                    rows[key]["hardware"]["result"] = result
+            write_table(rows)
+
+
+def _results(output: str) -> dict[str, str]:
+    found = re.search(r"^RESULTS (.*)$", output, re.MULTILINE)
+    return json.loads(found[1]) if found else {}
+
+
+def _reports(output: str, symbols: dict[str, str]) -> dict[str, list[str]]:
+    """compute-sanitizer's first lines, by the mutant that their blocks name."""
+    found: dict[str, set[str]] = {}
+    for block in re.split(r"^========= *$", output, flags=re.MULTILINE):
+        lines = [line.removeprefix("=========").strip() for line in block.splitlines()]
+        titles = [line for line in lines if line and not line.startswith(("at ", "by ", "COMPUTE"))]
+        for symbol, key in symbols.items():
+            if re.search(rf"\b{symbol}\b", block) and titles:
+                title = re.sub(r"0x[0-9a-f]+|\d+ hazards?|\d+ bytes?", "#", titles[0])
+                found.setdefault(key, set()).add(title[:90])
+    return {key: sorted(titles) for key, titles in found.items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--write", action="store_true", help="write the virtual column")
+    parser.add_argument("--compute-sanitizer", metavar="BINARY", help="write hardware's columns")
+    parser.add_argument("--timeout", type=int, default=240, help="seconds for each process")
+    parser.add_argument("--child", metavar="KEYS", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.child:
+        return child(json.loads(chosen.child))
+    if chosen.compute_sanitizer:
+        hardware_columns(chosen.compute_sanitizer, chosen.timeout)
+        return 0
+    rows, old = virtual_table(), read_table() if TABLE.exists() else {}
+    for key, row in rows.items():
+        line = ", ".join(row["virtual"]) or "-"
+        sys.stdout.write(f"{key:60} {row['result']:10} {line}\n")
+        for column in ("hardware", "explained"):
+            if column in old.get(key, {}):
+                row[column] = old[key][column]
+    if chosen.write:
+        write_table(rows)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

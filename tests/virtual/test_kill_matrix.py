@@ -1,0 +1,53 @@
+"""The kill matrix holds: what is deleted from a kernel is seen, and the kernel itself is clean."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import kill_matrix
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return kill_matrix.virtual_table()
+
+
+def test_the_table_in_the_repository_is_what_happens(rows):
+    kept = kill_matrix.read_table()
+    columns = ("deleted", "source", "result", "virtual")
+    told = {key: {c: row.get(c) for c in columns} for key, row in kept.items()}
+    now = {key: {c: row.get(c) for c in columns} for key, row in rows.items()}
+    assert told == now, "run python tests/virtual/kill_matrix.py --write and look at the difference"
+
+
+def test_the_kernels_themselves_are_clean(rows):
+    unharmed = [row for key, row in rows.items() if key.endswith(":none")]
+    assert unharmed
+    assert all(row["result"] == "same" and not row["virtual"] for row in unharmed)
+
+
+def test_whatever_changes_the_result_is_reported_or_explained(rows):
+    kept = kill_matrix.read_table()
+    silent = [
+        key
+        for key, row in rows.items()
+        if row["result"] != "same" and not row["virtual"] and not kept[key].get("explained")
+    ]
+    assert not silent
+
+
+def test_hardware_and_the_virtual_device_agree_or_the_table_says_why():
+    disagreeing = []
+    for key, row in kill_matrix.read_table().items():
+        hardware = row.get("hardware")
+        if not isinstance(hardware, dict):
+            continue
+        seen = any(hardware.get(tool) for tool in kill_matrix.TOOLS)
+        if seen != bool(row["virtual"]) and not row.get("explained"):
+            disagreeing.append(key)
+    assert not disagreeing
