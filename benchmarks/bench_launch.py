@@ -155,10 +155,10 @@ def print_table(report: dict[str, Any]) -> None:
     print(in_words(report["machine"]))
     print(f"microseconds of host time a launch; {report['rounds']} batches of {LAUNCHES} each\n")
     floor = report["us"][FLOOR]["median"]
-    print(f"{'':<42}{'median':>8}{'quartiles':>16}{'of floor':>10}")
+    print(f"{'':<42}{'median':>8}{'quartiles':>20}{'of floor':>10}")
     for name, us in sorted(report["us"].items(), key=lambda item: item[1]["median"]):
         spread = f"{us['low_quartile']:.2f} .. {us['high_quartile']:.2f}"
-        print(f"{name:<42}{us['median']:>8.2f}{spread:>16}{us['median'] / floor:>9.2f}x")
+        print(f"{name:<42}{us['median']:>8.2f}{spread:>20}{us['median'] / floor:>9.2f}x")
     for name, reason in report["absent"].items():
         print(f"{name:<42}{'absent':>8}  {reason}")
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.markdown import blocks, run_console, run_python
+
+from pyferrum_kv import CudaContext
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/*.md")])
@@ -15,9 +18,11 @@ LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]+)?(#[^)\s]+)?\)")
 
 
 @pytest.fixture(autouse=True)
-def _virtual(monkeypatch: pytest.MonkeyPatch) -> None:
+def _virtual(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PYFERRUM_KV_DRIVER", "virtual")
     monkeypatch.chdir(ROOT)
+    yield
+    CudaContext.new(0).close()
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

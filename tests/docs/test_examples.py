@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pyferrum_kv import device_count
+from pyferrum_kv import CudaContext, device_count
 from pyferrum_kv.errors import DriverNotFound
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 
 
 @pytest.fixture(params=["virtual", pytest.param("cuda", marks=pytest.mark.gpu)])
-def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     name: str = request.param
     try:
         device_count(driver=name)
@@ -24,7 +25,8 @@ def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
             pytest.skip(f"no NVIDIA driver: {absent}")
         raise
     monkeypatch.setenv("PYFERRUM_KV_DRIVER", name)
-    return name
+    yield name
+    CudaContext.new(0).close()  # what an example leaves behind, a fault included, ends with it
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
