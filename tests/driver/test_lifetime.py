@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
+from helpers.child import USE_AFTER_FORK, run_child
 from helpers.fake_driver import FakeDriver
 from helpers.kernels import AXPY
 
@@ -172,51 +170,10 @@ def test_sixteen_threads_agree_with_one(ctx: CudaContext) -> None:
     assert stream.clone_dtoh(y).tolist() == expected
 
 
-CHILD = """
-import os, sys
-sys.path[:0] = {path!r}
-from pyferrum_kv import *
-DRIVER = {driver!r}
-ctx = CudaContext.new(0, driver=DRIVER)
-stream = ctx.new_stream()
-x = stream.alloc_zeros(16, "f4")
-stream.synchronize()
-"""
-
-
-def run_child(driver: str, body: str) -> subprocess.CompletedProcess[str]:
-    """Run `body` in a process of its own, after CHILD."""
-    code = CHILD.format(path=[str(Path(__file__).parents[1]), *sys.path], driver=driver) + body
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
-    )
-
-
-FORK = """
-child = os.fork()
-if child == 0:
-    said = []
-    uses = ctx.synchronize, lambda: stream.alloc(1, "f4"), lambda: CudaContext.new(0, driver=DRIVER)
-    for use in uses:
-        try:
-            use()
-        except ForkedProcessError as error:
-            said.append(str(error))
-    x.close(); stream.close(); ctx.close()
-    del x, stream, ctx
-    told = [text for text in said if "before this process was forked" in text]
-    os._exit(0 if len(told) == 3 else 1)
-status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-stream.synchronize()
-sys.exit(status)
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_forked_child_is_told_and_the_parent_goes_on() -> None:
-    done = run_child("virtual", FORK)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert run_child("virtual", USE_AFTER_FORK) == (0, "")
 
 
 @pytest.mark.slow
@@ -235,5 +192,4 @@ class Last:
         if len(fake.calls) != before: exit(4)
 sys.modules["last"] = Last()
 """
-    done = run_child("virtual", body)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert run_child("virtual", body) == (0, "")

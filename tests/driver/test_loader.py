@@ -24,7 +24,8 @@ def test_functions_carry_the_manifests_signature(ctx: CudaContext) -> None:
 
 def test_explain_names_file_target_and_driver(ctx: CudaContext) -> None:
     loader = PtxLoader.of(ctx)
-    assert f"{ENTRY}.sm_90.ptx: PTX ISA 8.0 for sm_90" in loader.explain(ENTRY)
+    target = loader.variant(ENTRY).target
+    assert f"{ENTRY}.{target}.ptx: PTX ISA 8.0 for {target}" in loader.explain(ENTRY)
     assert loader.explain(ENTRY).startswith(f"{ENTRY}(const f16* k")
 
 
@@ -49,11 +50,12 @@ def test_older_device_takes_the_older_target_or_none(
 def test_a_capture_meets_nothing_unloaded_after_preload(
     ctx: CudaContext, stream: CudaStream
 ) -> None:
-    loader = PtxLoader.of(ctx)
+    loader, x = PtxLoader.of(ctx), stream.alloc(4, "f4")
     with stream.capture():
         with pytest.raises(errors.CaptureError, match=r"PtxLoader.of\(ctx\).preload\(\) before"):
             loader.function(ENTRY)
-        stream.memset_zeros(stream.null("u1"))
+        stream.memset_zeros(x)
     loader.preload(ENTRY)
     with stream.capture():
+        stream.memset_zeros(x)
         assert loader.function(ENTRY).name == ENTRY

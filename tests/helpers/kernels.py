@@ -7,8 +7,8 @@ HEADER = ".version 8.0\n.target sm_80\n.address_size 64\n"
 AXPY = (
     HEADER
     + """
-.const .align 4 .f32 bias[2] = {0f00000000, 0f3F800000};
-.global .align 4 .u32 calls;
+.visible .const .align 4 .f32 bias[2] = {0f00000000, 0f3F800000};
+.visible .global .align 4 .u32 calls;
 
 // y[i] = y[i] + a * x[i] + bias[0], i < n
 .visible .entry axpy(.param .u64 x, .param .u64 y, .param .u32 n, .param .f32 a)
