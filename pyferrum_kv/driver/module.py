@@ -103,11 +103,10 @@ class CudaModule:
             if error.code != NOT_FOUND:
                 raise
             raise self._no_entry(name) from error
-        signature = self._given.get(name)
-        if signature is None and self.image.ptx is not None:
-            signature = self.image.ptx.entries.get(name)
-        told = signature_from_driver(self.context, handle, name)
-        return CudaFunction(self, handle, name, signature, told)
+        written = None if self.image.ptx is None else self.image.ptx.entries.get(name)
+        count = None if written is None else len(written.params)
+        told = signature_from_driver(self.context, handle, name, count)
+        return CudaFunction(self, handle, name, self._given.get(name) or written, told)
 
     def _no_entry(self, name: str) -> EntryNotFound:
         known = ", ".join(self.entries) or "none that the image tells"

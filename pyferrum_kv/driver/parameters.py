@@ -12,10 +12,16 @@ if TYPE_CHECKING:
     from pyferrum_kv.driver.context import CudaContext
 
 
-def signature_from_driver(context: CudaContext, function: Any, entry: str) -> Signature | None:
-    """Offsets and sizes by cuFuncGetParamInfo; None from a driver older than CUDA 12.4."""
+def signature_from_driver(
+    context: CudaContext, function: Any, entry: str, count: int | None
+) -> Signature | None:
+    """Offsets and sizes by cuFuncGetParamInfo; None from a driver older than CUDA 12.4.
+
+    `count` is what the PTX says. Without it the driver is asked until it refuses, which memory
+    checkers list as an error.
+    """
     params: list[Param] = []
-    while True:
+    while count is None or len(params) < count:
         position = len(params)
         try:
             offset, size = context.call(
@@ -25,12 +31,13 @@ def signature_from_driver(context: CudaContext, function: Any, entry: str) -> Si
             return None
         except DriverError as error:
             if error.code == INVALID_VALUE:  # past the last one
-                return Signature(entry, tuple(params))
+                break
             if error.code == NOT_SUPPORTED:
                 return None
             raise
         kind: ParamKind = "bits" if size in (1, 2, 4, 8) else "struct"
         params.append(Param(f"param_{position}", kind, int(size), int(offset)))
+    return Signature(entry, tuple(params))
 
 
 def agreed(entry: str, known: Signature | None, told: Signature | None) -> Signature | None:
