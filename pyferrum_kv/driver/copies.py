@@ -11,7 +11,7 @@ from pyferrum_kv.driver.memory import DeviceMemory
 from pyferrum_kv.driver.pinned import PinnedSlice
 from pyferrum_kv.driver.slices import CudaSlice
 from pyferrum_kv.dtypes import as_dtype, dtype_name
-from pyferrum_kv.errors import ArgumentError, CaptureError
+from pyferrum_kv.errors import ArgumentError, CaptureError, WrongContextError
 
 if TYPE_CHECKING:
     from pyferrum_kv.driver.context import CudaContext
@@ -50,6 +50,7 @@ class StreamCopies:
         if not isinstance(src, PinnedSlice):
             src = np.ascontiguousarray(src)
         self._match("memcpy_htod", src, dst)
+        self._own("memcpy_htod", dst)
         if not dst.num_bytes:
             return
         address = self._host_address("memcpy_htod", src)
@@ -70,6 +71,7 @@ class StreamCopies:
                 "memcpy_dtoh: dst is read-only or not contiguous; wanted a writable C-ordered array"
             )
         self._match("memcpy_dtoh", src, dst)
+        self._own("memcpy_dtoh", src)
         if not src.num_bytes:
             return
         address = self._host_address("memcpy_dtoh", dst)
@@ -91,6 +93,7 @@ class StreamCopies:
         Within a context, order with the stream that fills `src` is the caller's: wait for it.
         """
         self._match("memcpy_dtod", src, dst)
+        self._own("memcpy_dtod", dst)
         if not src.num_bytes:
             return
         on = f"{src!r} to {dst!r} on {self!r}"
@@ -118,6 +121,7 @@ class StreamCopies:
 
     def memset_zeros(self, dst: DeviceMemory) -> None:
         """Fill with zero bytes; asynchronous."""
+        self._own("memset_zeros", dst)
         if dst.num_bytes:
             args = (dst.device_ptr, 0, dst.num_bytes, self.cu_stream)
             self.context.call("cuMemsetD8Async", *args, on=f"{dst!r} on {self!r}")
@@ -125,12 +129,19 @@ class StreamCopies:
 
     def memset(self, dst: DeviceMemory, value: Any) -> None:
         """Fill with one element of 1, 2 or 4 bytes, or of 8 equal halves; asynchronous."""
+        self._own("memset", dst)
         bits, width = _pattern(dst, value)
         if dst.num_bytes:
             args = (dst.device_ptr, bits, dst.num_bytes // width, self.cu_stream)
             call = {1: "cuMemsetD8Async", 2: "cuMemsetD16Async", 4: "cuMemsetD32Async"}[width]
             self.context.call(call, *args, on=f"{dst!r}, {value!r} on {self!r}")
             self._used(dst)
+
+    def _own(self, operation: str, memory: DeviceMemory) -> None:
+        if memory.context is not self.context and not isinstance(memory, PinnedSlice):
+            raise WrongContextError(
+                f"{operation}: {memory!r} is of {memory.context!r}, {self!r} of {self.context!r}"
+            )
 
     def _match(self, operation: str, src: Any, dst: Any) -> None:
         n_src = src.size if isinstance(src, np.ndarray) else len(src)

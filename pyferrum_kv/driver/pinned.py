@@ -36,7 +36,7 @@ class PinnedSlice(Memory):
         num_bytes = max(length * element.itemsize, 1)
         flags = _PORTABLE | (_WRITE_COMBINED if write_combined else 0)
         ptr = int(context.call("cuMemHostAlloc", num_bytes, flags, on=f"{num_bytes} bytes"))
-        self._passed: dict[int, CudaEvent] = {}
+        self._passed: dict[tuple[int, int], CudaEvent] = {}
         call, what, passed = context.api.call, f"pinned memory {ptr:#x}", self._passed
 
         def free() -> None:
@@ -53,9 +53,10 @@ class PinnedSlice(Memory):
 
     def copied_on(self, stream: CudaStream) -> None:
         """Remember that a copy on `stream` uses this memory."""
-        event = self._passed.get(stream.handle)
+        key = (stream.context.handle, stream.handle)  # portable memory: any context's stream
+        event = self._passed.get(key)
         if event is None:
-            event = self._passed[stream.handle] = CudaEvent(self.context)
+            event = self._passed[key] = CudaEvent(stream.context)
         event.record(stream)
 
     def wait(self) -> npt.NDArray[Any]:

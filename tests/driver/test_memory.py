@@ -317,3 +317,30 @@ def test_external_memory_maps_inside_its_size(fake: FakeDriver, fake_ctx: CudaCo
     assert fake.names()[-2:] == ["cuDestroyExternalMemory", "cuMemFree"]
     with pytest.raises(errors.ClosedError, match="external memory"):
         external.map()
+
+
+def test_memory_of_another_context_is_refused(fake: FakeDriver, fake_ctx: CudaContext) -> None:
+    far = CudaContext.new(1, driver=fake).new_stream().alloc(4, "f4")
+    stream = fake_ctx.new_stream()
+    host = np.zeros(4, np.float32)
+    uses = {
+        "memcpy_htod": lambda: stream.memcpy_htod(host, far),
+        "memcpy_dtoh": lambda: stream.memcpy_dtoh(far, host),
+        "memcpy_dtod": lambda: stream.memcpy_dtod(stream.alloc(4, "f4"), far),
+        "memset_zeros": lambda: stream.memset_zeros(far),
+        "memset": lambda: stream.memset(far, 1.0),
+    }
+    for operation, use in uses.items():
+        with pytest.raises(errors.WrongContextError, match=rf"^{operation}: <CudaSlice"):
+            use()
+
+
+def test_pinned_memory_serves_the_streams_of_every_context(ctx: CudaContext) -> None:
+    host, other = ctx.alloc_pinned(4, "i4"), CudaContext.create(0, driver=ctx.api)
+    host.array[:] = 3
+    stream = other.new_stream()
+    x = stream.clone_htod(host)
+    assert host.wait().tolist() == [3] * 4
+    assert stream.clone_dtoh(x).tolist() == [3] * 4
+    other.close()
+    host.close()

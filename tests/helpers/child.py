@@ -18,19 +18,22 @@ stream.synchronize()
 """
 
 USE_AFTER_FORK = """
+from helpers.kernels import AXPY
+function = ctx.load_module(AXPY).function("axpy")
+launch = function.prepare(LaunchConfig(1, 32), x, x, 16, 1.0, stream=stream)
 child = os.fork()
 if child == 0:
     said = []
-    uses = ctx.synchronize, lambda: stream.alloc(1, "f4"), lambda: CudaContext.new(0, driver=DRIVER)
-    for use in uses:
+    anew = lambda: CudaContext.new(0, driver=DRIVER)
+    for use in (ctx.synchronize, lambda: stream.alloc(1, "f4"), launch.launch, anew):
         try:
             use()
         except ForkedProcessError as error:
             said.append(str(error))
     x.close(); stream.close(); ctx.close()
-    del x, stream, ctx
+    del x, stream, ctx, launch
     told = [text for text in said if "before this process was forked" in text]
-    os._exit(0 if len(told) == 3 else 1)
+    os._exit(0 if len(told) == 4 else 1)
 status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 stream.synchronize()
 sys.exit(status)
