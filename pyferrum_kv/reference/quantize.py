@@ -54,6 +54,6 @@ def dequantize(
 def as_float64(x: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Widen any float array exactly; a bfloat16 is known by its name, or by its field's."""
     if x.dtype.names == ("bfloat16",):
-        bits = np.ascontiguousarray(x).view("<u2").astype(np.uint32) << 16
-        return bits.view(np.float32).astype(np.float64)
-    return x.astype(np.float64)
+        x = (np.ascontiguousarray(x).view("<u2").astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+        return x.astype(np.float64)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.kv_cache import random_half
 
 from pyferrum_kv import bfloat16, reference
 from pyferrum_kv.int8_kv import Int8KvPools, KvLayout, int8_kv_cache_append
-from tests.helpers.kv_cache import random_half
 
 pytestmark = pytest.mark.gpu
 

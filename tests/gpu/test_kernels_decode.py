@@ -9,11 +9,11 @@ import itertools
 
 import numpy as np
 import pytest
+from helpers.decode import ENTRY, check, decode
+from helpers.kv_cache import Guarded, HostCache, assert_close, make_cache, random_half
 
 from pyferrum_kv import reference
 from pyferrum_kv.int8_kv import Int8KvPools, KvLayout, paged_decode_attention_int8
-from tests.helpers.decode import ENTRY, check, decode
-from tests.helpers.kv_cache import Guarded, HostCache, assert_close, make_cache, random_half
 
 pytestmark = pytest.mark.gpu
 

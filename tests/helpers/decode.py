@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from helpers.kv_cache import Guarded, HostCache, assert_close
 
 from pyferrum_kv import CudaStream, reference
 from pyferrum_kv.dtypes import as_dtype
 from pyferrum_kv.int8_kv import paged_decode_attention_int8
-from tests.helpers.kv_cache import Guarded, HostCache, assert_close
 
 ENTRY = "paged_decode_attention_int8"
 """The general entry: the one that serves every shape, and the judge of the fast ones."""

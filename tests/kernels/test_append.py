@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.kv_cache import Guarded, random_half
 
 from pyferrum_kv import CudaStream, reference, to_bfloat16
 from pyferrum_kv.int8_kv import Int8KvPools, KvLayout, int8_kv_cache_append
-from tests.helpers.kv_cache import Guarded, random_half
 
 
 def guarded_pools(stream: CudaStream, layout: KvLayout) -> tuple[Int8KvPools, list[Guarded]]:

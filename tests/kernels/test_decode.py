@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.decode import ENTRY, check, decode
+from helpers.kv_cache import Guarded, HostCache, assert_close, make_cache, random_half
 
 from pyferrum_kv import reference
 from pyferrum_kv.int8_kv import Workspace, paged_decode_attention_int8
-from tests.helpers.decode import ENTRY, check, decode
-from tests.helpers.kv_cache import Guarded, HostCache, assert_close, make_cache, random_half
 
 
 @pytest.mark.parametrize("block_size", [1, 5, 8, 16])

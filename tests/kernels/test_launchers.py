@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.kv_cache import HostCache, assert_close, make_cache, random_half
 
 from pyferrum_kv import ArgumentError, ClosedError, CudaContext, CudaSlice, reference
 from pyferrum_kv.int8_kv import (
@@ -15,7 +16,6 @@ from pyferrum_kv.int8_kv import (
     launch_int8_paged_decode_attention,
     preload,
 )
-from tests.helpers.kv_cache import HostCache, assert_close, make_cache, random_half
 
 HEADS, KV_HEADS, DIM, BLOCK = 4, 2, 16, 5
 

@@ -1,0 +1,69 @@
+"""The tensor-core entries against float64 attention over the same codes and scales."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pyferrum_kv import CudaStream
+from tests.helpers.kv_cache import make_cache, random_half
+from tests.kernels.test_decode import check, decode
+
+STEM = "paged_decode_attention_int8_d"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+def test_ragged_batch(
+    stream: CudaStream, rng: np.random.Generator, head_dim: int, dtype: str
+) -> None:
+    cache = make_cache(rng, [0, 1, 17, 54], head_dim=head_dim)
+    q = random_half(rng, (4, 6, head_dim), dtype)
+    check(stream, cache, q, dtype=dtype, entry=f"{STEM}{head_dim}")
+
+
+def test_one_sequence_cut_over_many_workers(stream: CudaStream, rng: np.random.Generator) -> None:
+    cache = make_cache(rng, [300], head_dim=64)
+    check(stream, cache, random_half(rng, (1, 4, 64), "float16"), entry=f"{STEM}64", num_splits=5)
+
+
+def test_groups_past_eight_rows(stream: CudaStream, rng: np.random.Generator) -> None:
+    cache = make_cache(rng, [33], head_dim=64, num_kv_heads=1)
+    check(stream, cache, random_half(rng, (1, 11, 64), "float16"), entry=f"{STEM}64_rows16")
+
+
+@pytest.mark.parametrize("block_size", [1, 5])
+def test_blocks_of_any_size(stream: CudaStream, rng: np.random.Generator, block_size: int) -> None:
+    cache = make_cache(rng, [23, 40], head_dim=64, block_size=block_size)
+    check(stream, cache, random_half(rng, (2, 4, 64), "float16"), entry=f"{STEM}64_any_block")
+
+
+def test_window_and_several_query_tokens(stream: CudaStream, rng: np.random.Generator) -> None:
+    cache = make_cache(rng, [70, 20], head_dim=64)
+    options = {"window_left": 21, "q_len": 3}
+    check(
+        stream,
+        cache,
+        random_half(rng, (6, 4, 64), "float16"),
+        entry=f"{STEM}64",
+        reference_options={"window_left": 21},
+        **options,
+    )
+
+
+def test_tiny_v_scales_do_not_underflow(stream: CudaStream, rng: np.random.Generator) -> None:
+    cache = make_cache(rng, [150], head_dim=64, v_factor=1e-3)
+    out, _ = decode(stream, cache, random_half(rng, (1, 4, 64), "float16"), entry=f"{STEM}64")
+    assert np.abs(out.astype(np.float32)).max() > 0
+    check(stream, cache, random_half(rng, (1, 4, 64), "float16"), entry=f"{STEM}64")
+
+
+def test_deterministic_bits_do_not_depend_on_the_batch(
+    stream: CudaStream, rng: np.random.Generator
+) -> None:
+    cache = make_cache(rng, [1100, 40], head_dim=64, num_kv_heads=1)
+    q = random_half(rng, (2, 2, 64), "float16")
+    both, _ = decode(stream, cache, q, entry=f"{STEM}64", deterministic=True)
+    cache.kv_lens, cache.block_table = cache.kv_lens[:1], cache.block_table[:1]
+    alone, _ = decode(stream, cache, q[:1], entry=f"{STEM}64", deterministic=True)
+    np.testing.assert_array_equal(both[:1], alone)
