@@ -49,7 +49,7 @@ class GlobalAccess(ExecutorBase):
         """Raw accesses of `size` bytes: [rows], or a scalar for a scalar address."""
         at, index = self._global_index(active, address, size, site)
         state = self.memory.state_views[size].take(index, mode="clip").view(STATE_TYPES[size])
-        if (state != ALL_READY[size]).any():
+        if np.count_nonzero(state != ALL_READY[size]):
             self._judge_load(active, at, state, size, site)
         if self.races is not None:
             self.races.load(self, active, index, size, site, order, nc)
@@ -63,9 +63,9 @@ class GlobalAccess(ExecutorBase):
         """`value`: [rows] of unsigned, or [rows, elements] for a vector."""
         at, index = self._global_index(active, address, size, site)
         state = self.memory.state_views[size].take(index, mode="clip").view(STATE_TYPES[size])
-        if (state != ALL_READY[size]).any():
+        if np.count_nonzero(state != ALL_READY[size]):
             needed = ALL_ALLOCATED[size]
-            if ((state & needed) != needed).any():
+            if np.count_nonzero((state & needed) != needed):
                 self._judge_place(active, at, state, size, site)
         values = self.accesses(active, value, size)
         if index.size != values.size:  # one address, or one value, for all
@@ -80,7 +80,7 @@ class GlobalAccess(ExecutorBase):
         """What a load would find, without loading."""
         at, index = self._global_index(active, address, size, site)
         state = self.memory.state_views[size].take(index, mode="clip").view(STATE_TYPES[size])
-        if (state != ALL_READY[size]).any():
+        if np.count_nonzero(state != ALL_READY[size]):
             self._judge_load(active, at, state, size, site)
 
     @staticmethod
@@ -96,7 +96,7 @@ class GlobalAccess(ExecutorBase):
     ) -> tuple[Any, Indices]:
         """(offset into the arena, index into its view of the access size) of active lanes."""
         at = np.atleast_1d(active.active(address)) - self.base
-        if size > 1 and (at & U8(size - 1)).any():
+        if size > 1 and np.count_nonzero(at & U8(size - 1)):
             self._misaligned(active, at, size, site)
         return at, (at >> U8(SHIFT[size])).view(np.intp)
 
@@ -202,7 +202,7 @@ class GlobalAccess(ExecutorBase):
             ("local", local, LOCAL_WINDOW),
             ("global", ~(shared | local), 0),
         ):
-            if inside.any():
+            if np.count_nonzero(inside):
                 mask = np.zeros(self.lanes.total, bool)
                 mask[active.lanes[inside]] = True
                 whole = np.zeros(self.lanes.total, U8)

@@ -33,13 +33,13 @@ class SharedAccess(GlobalAccess):
         if launch.sanitize and launch.shared_bytes:
             state = np.zeros(num_bytes, np.uint8)
             self.written = {n: state.view(kind) for n, kind in ACCESS_TYPES.items()}
-            self.shared_races = SharedRaces(self, num_bytes)
+            self.shared_races = SharedRaces(self, num_bytes, launch.granule_bytes)
 
     def shared_index(self, active: Active, address: Any, size: int, site: int) -> Indices:
         """[active lanes]: index into the view of the access size; faults are raised."""
         at = active.each(address).astype(np.int64)
         outside = at.view(np.uint64) > np.uint64(max(0, self.launch.shared_bytes - size))
-        if outside.any() or self.launch.shared_bytes < size:
+        if np.count_nonzero(outside) or self.launch.shared_bytes < size:
             bad = np.flatnonzero(outside) if outside.any() else np.arange(at.size)
             detail = f"access of {size} bytes at shared offset {int(at[bad[0]]):#x}"
             static = self.launch.shared_bytes - self.launch.dynamic_shared_bytes
@@ -53,7 +53,7 @@ class SharedAccess(GlobalAccess):
             )
         if size > 1:
             crooked = at & (size - 1)
-            if crooked.any():
+            if np.count_nonzero(crooked):
                 bad = np.flatnonzero(crooked)
                 detail = f"access of {size} bytes at shared offset {int(at[bad[0]]):#x}"
                 lane = int(active.lanes[bad[0]])
@@ -95,7 +95,7 @@ class SharedAccess(GlobalAccess):
     def check_written(self, index: Indices, lanes: Indices, size: int, site: int) -> None:
         """A finding where a read meets bytes that nothing has written."""
         state = self.written[size].take(index).view(STATE_TYPES[size])
-        if not (state != ALL_READY[size]).any() or self.is_told("uninitialized", site):
+        if not np.count_nonzero(state != ALL_READY[size]) or self.is_told("uninitialized", site):
             return
         bad = np.flatnonzero((state.view(np.uint8).reshape(-1, size) != READY).any(1))
         lane = int(lanes[bad[0]])

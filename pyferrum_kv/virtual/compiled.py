@@ -6,8 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pyferrum_kv.virtual.codegen import KEPT_AS, NAMESPACE, Emitter
 from pyferrum_kv.virtual.program import Kernel, Reg
+from pyferrum_kv.virtual.sanitizer import granule_bytes
 from pyferrum_kv.virtual.segments import Segment, split
 
 
@@ -31,7 +34,9 @@ class CompiledKernel:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.segments = split(kernel)
-        self.kinds = [KEPT_AS[r.type] for r in kernel.registers]
+        zeros = {kind: np.dtype(kind).type(0) for kind in set(KEPT_AS.values())}
+        self.initial_registers: list[Any] = [zeros[KEPT_AS[r.type]] for r in kernel.registers]
+        self.granule_bytes = granule_bytes(kernel)
         self._code: dict[tuple[int, bool], Code] = {}
 
     def code(self, index: int, fused: bool) -> Code:

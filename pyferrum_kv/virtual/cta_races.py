@@ -162,7 +162,7 @@ class CtaRaces:
         """Compare a load or an atomic with the stores."""
         units, rows = self._units(access)
         inside = (units >= 0) & (units < self.owner.size)
-        if not inside.any():
+        if not np.count_nonzero(inside):
             return
         found = np.where(inside, self.owner[np.where(inside, units, 0)], -1)
         hit = np.flatnonzero(found >= 0)
@@ -256,10 +256,20 @@ class CtaRaces:
             for access in accesses:
                 by_size.setdefault(access.size, []).append(access.index.reshape(-1))
             for size, parts in by_size.items():
-                index = np.unique(np.concatenate(parts))
+                index = _distinct(np.concatenate(parts))
                 cuts = np.flatnonzero(np.diff(index) > 1)
                 lows, highs = index[np.r_[0, cuts + 1]], index[np.r_[cuts, index.size - 1]]
                 for low, high in zip(lows.tolist(), highs.tolist(), strict=False):
                     base = self.memory.base
                     found.append((base + low * size, base + (high + 1) * size, wrote))
         return found
+
+
+def _distinct(index: Any) -> Any:
+    """Like np.unique, without sorting where the values lie together."""
+    low, high = int(index.min()), int(index.max())
+    if high - low > 64 * index.size:
+        return np.unique(index)
+    seen = np.zeros(high - low + 1, bool)
+    seen[index - low] = True
+    return np.flatnonzero(seen) + low

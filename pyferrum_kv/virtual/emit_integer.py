@@ -208,7 +208,7 @@ def _funnel(m: Modifiers) -> Form:
 
 @opcode("prmt")
 def _prmt(m: Modifiers) -> Form:
-    m.type("b32")
+    m.next("b32")
     mode = m.maybe("f4e", "b4e", "rc8", "ecl", "ecr", "rc16")
     return Form(("u32",), ("u32", "u32", "u32"), f"N.prmt({{0}}, {{1}}, {{2}}, {mode!r})")
 

@@ -29,7 +29,7 @@ class Executor(Atomics):
     def __init__(self, launch: Launch, lanes: Lanes, compiled: CompiledKernel) -> None:
         super().__init__(launch, lanes)
         self.compiled = compiled
-        self.registers: list[Any] = [np.dtype(k).type(0) for k in compiled.kinds]
+        self.registers: list[Any] = compiled.initial_registers.copy()
         self.ready: dict[int, Mask] = {0: self.live.copy()}  # pc -> lanes
         self.parked: dict[int, Mask] = {}  # at a warp collective, for lanes to come
         self.barriers = Barriers(self)
@@ -78,7 +78,7 @@ class Executor(Atomics):
         else:
             ins = [registers[i] for i in code.ins]
         out = code.function(active, self, *ins)
-        if active.is_full or (active.count == self.live.sum() and not active.is_compact):
+        if active.is_full or (active.count == self.num_live and not active.is_compact):
             for number, value in zip(code.outs, out[code.control :], strict=False):
                 registers[number] = value
         else:
@@ -111,9 +111,10 @@ class Executor(Atomics):
         if condition is None:
             return active.mask, None
         chosen = active.active(condition)
-        if chosen.all():
+        count = np.count_nonzero(chosen)
+        if count == chosen.size:
             return active.mask, None
-        if not chosen.any():
+        if not count:
             return None, active.mask
         return active.split(condition)
 
@@ -148,6 +149,7 @@ class Executor(Atomics):
 
     def _exit(self, mask: Mask) -> None:
         self.live = self.live & ~mask
+        self.num_live = int(np.count_nonzero(self.live))
         for pc in list(self.parked):  # some wait for lanes that will never come
             self._arrive(pc, self.parked[pc])
 

@@ -55,6 +55,7 @@ class Launch:
     memory: Memory
     sanitize: bool
     budget: int
+    granule_bytes: int  # the narrowest access to shared memory
     counters: Counters
     races: CtaRaces | None
     reports: list[Report] = field(default_factory=list)
@@ -71,6 +72,7 @@ class ExecutorBase:
         self.counters = launch.counters
         self.races = launch.races
         self.live: Mask = lanes.exists.copy()  # lanes that have not exited
+        self.num_live = int(np.count_nonzero(self.live))
         self.clock = 0  # steps, one for each segment and each access that is judged
 
     def report(

@@ -37,38 +37,6 @@ class LineFacts:
         return self.shared_passes - self.shared_requests
 
 
-@dataclass(slots=True)
-class LaunchFacts:
-    """One launch, counted."""
-
-    kernel: str
-    grid: tuple[int, int, int]
-    block: tuple[int, int, int]
-    lines: list[LineFacts] = field(default_factory=list)  # of instructions that ran
-    reports: list[Report] = field(default_factory=list)
-    accesses: list[tuple[int, int, bool]] = field(default_factory=list)  # (low, high, wrote)
-
-    @property
-    def instructions(self) -> int:
-        return sum(line.instructions for line in self.lines)
-
-    @property
-    def global_bytes(self) -> int:
-        return sum(line.num_bytes for line in self.lines if line.requests)
-
-    @property
-    def sectors(self) -> int:
-        return sum(line.sectors for line in self.lines)
-
-    @property
-    def requests(self) -> int:
-        return sum(line.requests for line in self.lines)
-
-    @property
-    def bank_conflicts(self) -> int:
-        return sum(line.bank_conflicts for line in self.lines)
-
-
 class Counters:
     """Collects the facts while a launch runs; `detailed` adds sectors and bank passes."""
 
@@ -109,12 +77,13 @@ class Counters:
         facts[1] += requests
         facts[2] += _passes(groups, words.reshape(-1))
 
-    def finish(self, facts: LaunchFacts) -> None:
-        """Enter the facts by line, in the order of the text."""
+    def lines(self) -> list[LineFacts]:
+        """The facts of every instruction that ran, in the order of the text."""
         counts: dict[int, int] = {}
         for code, warps in self.runs.values():
             for i in range(code.first, code.stop):
                 counts[i] = counts.get(i, 0) + warps
+        found: list[LineFacts] = []
         for site in sorted(counts):
             instruction = self.kernel.instructions[site]
             line = LineFacts(
@@ -128,7 +97,45 @@ class Counters:
             if site in self.shared_facts:
                 num_bytes, line.shared_requests, line.shared_passes = self.shared_facts[site]
                 line.num_bytes += num_bytes
-            facts.lines.append(line)
+            found.append(line)
+        return found
+
+
+@dataclass(slots=True)
+class LaunchFacts:
+    """One launch, counted. Bytes, requests, sectors and conflicts are 0 unless metrics were asked."""
+
+    kernel: str
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    counters: Counters
+    reports: list[Report] = field(default_factory=list)
+    accesses: list[tuple[int, int, bool]] = field(default_factory=list)  # (low, high, wrote)
+
+    @property
+    def lines(self) -> list[LineFacts]:
+        return self.counters.lines()
+
+    @property
+    def instructions(self) -> int:
+        """Warp-level instructions."""
+        return sum((code.stop - code.first) * warps for code, warps in self.counters.runs.values())
+
+    @property
+    def global_bytes(self) -> int:
+        return sum(line.num_bytes for line in self.lines if line.requests)
+
+    @property
+    def sectors(self) -> int:
+        return sum(line.sectors for line in self.lines)
+
+    @property
+    def requests(self) -> int:
+        return sum(line.requests for line in self.lines)
+
+    @property
+    def bank_conflicts(self) -> int:
+        return sum(line.bank_conflicts for line in self.lines)
 
 
 def _distinct(group: Any, value: Any) -> int:

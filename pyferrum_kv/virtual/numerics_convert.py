@@ -124,7 +124,7 @@ def _to_f16(x: Lanes, rounding: str) -> Lanes:
     near = x.astype(F2)
     bits = near.view(U2)
     nan = np.isnan(near)
-    if nan.any():
+    if np.count_nonzero(nan):
         near = np.where(nan, U2(0x7FFF), bits).view(F2)
     if rounding in ("rn", ""):
         return near

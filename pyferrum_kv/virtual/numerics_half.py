@@ -27,7 +27,7 @@ def to_bf16(wide: Lanes) -> Lanes:
     bits = near.view(U4)
     # float64 -> float32 -> bfloat16 rounds twice: make the float32 odd where it was inexact
     inexact = (near.astype(F8) != wide) & np.isfinite(near) & ((bits & U4(1)) == 0)
-    if inexact.any():
+    if np.count_nonzero(inexact):
         away = np.abs(near.astype(F8)) < np.abs(wide)
         bits = np.where(inexact, np.where(away, bits + U4(1), bits - U4(1)), bits)
     rounded = ((bits + U4(0x7FFF) + ((bits >> U4(16)) & U4(1))) >> U4(16)).astype(U2)

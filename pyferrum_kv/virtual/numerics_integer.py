@@ -99,7 +99,7 @@ def int_div(a: Lanes, b: Lanes) -> Lanes:
         magnitude = np.abs(a).view(unsigned) // np.abs(divisor).view(unsigned)
         signed = magnitude.view(a.dtype)
         quotient = np.where((a < 0) != (divisor < 0), np.negative(signed), signed)
-    if zero.any():
+    if np.count_nonzero(zero):
         return np.where(zero, ~a.dtype.type(0), quotient)
     return quotient
 
@@ -107,7 +107,7 @@ def int_div(a: Lanes, b: Lanes) -> Lanes:
 def int_rem(a: Lanes, b: Lanes) -> Lanes:
     """Remainder with the sign of the dividend; the dividend where the divisor is zero."""
     zero = b == 0
-    if zero.any():
+    if np.count_nonzero(zero):
         return np.where(zero, a, a - int_div(a, b) * b)
     return a - int_div(a, b) * b
 

@@ -45,7 +45,8 @@ def launch(
     metrics: count bytes, sectors and bank passes too
     seed: 0 runs the CTAs in order; another number shuffles them
     """
-    facts = LaunchFacts(kernel.name, grid, block)
+    code = compiled(kernel)
+    facts = LaunchFacts(kernel.name, grid, block, Counters(kernel, metrics))
     num_ctas = grid[0] * grid[1] * grid[2]
     order = np.arange(num_ctas)
     if seed:
@@ -61,7 +62,8 @@ def launch(
         memory=memory,
         sanitize=sanitize,
         budget=budget,
-        counters=Counters(kernel, metrics),
+        granule_bytes=code.granule_bytes,
+        counters=facts.counters,
         races=CtaRaces(memory) if sanitize else None,
         reports=facts.reports,
     )
@@ -72,14 +74,13 @@ def launch(
         for first in range(0, num_ctas, per_chunk):
             lanes = Lanes(grid, block, first, min(per_chunk, num_ctas - first), order)
             _provide(lanes, state)
-            executor = Executor(state, lanes, compiled(kernel))
+            executor = Executor(state, lanes, code)
             executor.clock = clock
             executor.run()
             clock = executor.clock
         if state.races is not None:
             state.races.finish(num_ctas)
             facts.accesses = state.races.ranges()
-    state.counters.finish(facts)
     return facts
 
 

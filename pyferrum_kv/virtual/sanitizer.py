@@ -44,9 +44,9 @@ def granule_bytes(kernel: Kernel) -> int:
 class SharedRaces:
     """The memory of accesses of one chunk's shared memory."""
 
-    def __init__(self, executor: SharedAccess, num_bytes: int) -> None:
+    def __init__(self, executor: SharedAccess, num_bytes: int, granule: int) -> None:
         self.executor = executor
-        self.granule = granule_bytes(executor.launch.kernel)
+        self.granule = granule
         count = num_bytes // self.granule
         self.wrote, self.read_by = np.zeros(count, np.int64), np.zeros(count, np.int64)
         self.acted: Any = None  # by an atomic; made when the first one comes
@@ -89,7 +89,7 @@ class SharedRaces:
         mine = self._memory(site) | who
         self.wrote[place] = mine
         lost = self.wrote[place] != mine
-        if lost.any():
+        if np.count_nonzero(lost):
             self._same_instruction(place, who, lost, index, lanes, size, site, values)
 
     def atomic(self, index: Indices, lanes: Indices, size: int, site: int) -> None:
@@ -120,17 +120,17 @@ class SharedRaces:
         mine = self._memory(site) | who
         old = memory[place]
         current = old >= self.since_barrier[who]
-        if current.any():
+        if np.count_nonzero(current):
             others = old & WHO
             changed = current & (others != who)
-            if changed.any():
+            if np.count_nonzero(changed):
                 together = _warp_of(others) == who // WARP
                 group = np.where(together, SEVERAL | who // WARP, MANY)
                 mine = np.where(changed, (mine & ~WHO) | group, mine)
         memory[place] = mine
         kept = memory[place]
         lost = kept != mine
-        if lost.any():  # several lanes in this very instruction
+        if np.count_nonzero(lost):  # several lanes in this very instruction
             where, lane = place[lost], who[lost]
             stamp = kept[lost] & ~WHO
             apart = _warp_of(kept[lost] & WHO) != lane // WARP
@@ -150,7 +150,7 @@ class SharedRaces:
         """A finding where a remembered access by another thread is not ordered before this one."""
         old = memory[place]
         recent = old >= self.since_barrier[who]
-        if not recent.any():
+        if not np.count_nonzero(recent):
             return
         rows = np.flatnonzero(recent)
         old, who, place = old[rows], who[rows], place[rows]
@@ -242,7 +242,7 @@ class SharedRaces:
         if not self.num_flying:
             return
         found = self.flying[place]
-        if found.any():
+        if np.count_nonzero(found):
             rows = np.flatnonzero(found)
             where = self.executor.shared_place(int(place[rows[0]]) * self.granule)
             self.executor.tell(

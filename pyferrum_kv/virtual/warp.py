@@ -6,6 +6,7 @@ one that takes part without being named, is a finding; its value counts as 0.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class WarpOperations(SharedAccess):
             ):
                 return
             problem, where = "member masks of the warp's lanes differ", present & (masks != named)
-        elif outside.any():
+        elif np.count_nonzero(outside):
             problem, where = "the lane is not in its own member mask", outside
         else:
             problem, where = "", missing != 0
@@ -74,7 +75,7 @@ class WarpOperations(SharedAccess):
         self.check_members(active, mask, site)
         values = active.to_warps(value)
         if b.ndim == 0 and c.ndim == 0:
-            source, in_range = shuffle_source(mode, _LANE, int(b), int(c))
+            source, in_range = _fixed_source(mode, int(b), int(c))
             shuffled = values[:, source]
             ranges = np.broadcast_to(in_range, shuffled.shape)
             sources = np.broadcast_to(source, shuffled.shape)
@@ -91,7 +92,7 @@ class WarpOperations(SharedAccess):
         present = active.present
         named = present & ((active.to_warps(mask) & _BIT) != 0)
         reads_absent = present & ~np.take_along_axis(named, np.asarray(sources), 1)
-        if reads_absent.any():
+        if np.count_nonzero(reads_absent):
             warp, lane = (int(n) for n in np.argwhere(reads_absent)[0])
             source = int(sources[warp, lane])
             detail = f"reads lane {source}, which does not take part in the shuffle"
@@ -197,6 +198,11 @@ class WarpOperations(SharedAccess):
         """Transpose an 8x8 matrix of b16 that lies across the warp."""
         self.whole_warps(active, site)
         return active.from_warps(matrices.transpose_8x8(active.to_warps(value)))
+
+
+@lru_cache(maxsize=256)
+def _fixed_source(mode: str, b: int, c: int) -> tuple[Any, Any]:
+    return shuffle_source(mode, _LANE, b, c)
 
 
 def shuffle_source(mode: str, lane: Any, b: Any, c: Any) -> tuple[Any, Any]:
