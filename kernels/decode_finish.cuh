@@ -51,6 +51,8 @@ struct Team {
     }
 };
 
+DEVICE void fence_gpu() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+
 DEVICE float4 load_l2(const float4* p) {  // L1 may hold a sector from before a neighbour's state was written
     float4 x;
     asm volatile("ld.global.cg.v4.f32 {%0,%1,%2,%3}, [%4];"
@@ -193,15 +195,16 @@ DEVICE void finish_piece(WarpTile<HEAD_DIM, ROW_TILES>& tile, const Team& team, 
     }
     if (piece.num_states == 1) return;
 
-    // the last team to arrive sees every state
-    __threadfence();
-    team.sync();
+    // the last team to arrive sees every state; the barrier orders the team's writes before the one fence
     u32* arrived = (u32*)m_l;
-    if (team.stripe == 0 && lane == 0) *arrived = atomicInc(counter, (u32)piece.num_states - 1);
+    if (team.stripe == 0 && lane == 0) {
+        fence_gpu();
+        *arrived = atomicInc(counter, (u32)piece.num_states - 1);
+        fence_gpu();
+    }
     team.sync();
     const bool last = *arrived == (u32)piece.num_states - 1;
     if (last) {
-        __threadfence();
         constexpr i32 PARTS = (HEAD_DIM + 127) / 128;
         for (i32 i = team.stripe; i < rows * PARTS; i += team.stripes) {
             const i32 row = i / PARTS;

@@ -21,6 +21,12 @@
 
 #define TILE_TOKENS 16
 #define RAISE_AT 6.0f
+#define MINUS_1152_F16 0xe480e480u  // twice
+
+template <typename half_t>
+constexpr bool IS_F16 = false;
+template <>
+constexpr bool IS_F16<f16> = true;
 
 // Token of the tile in row `row` (0..7) of the A fragment; row + 8 holds the next token.
 DEVICE i32 token_of(i32 row) { return row & 1 ? ((row + 3) & 7) + 8 : row; }
@@ -65,18 +71,7 @@ struct WarpTile {
         return (word / W) * (32 * W) + g * (4 * W) + (word % W) * 4;
     }
 
-    template <typename half_t>
-    static DEVICE_MEMBER void widen_q(const u32 (&pairs)[2], const f32* channel_factors, i32 column, f32 (&x)[4]) {
-        widen2<half_t>(pairs[0], x[0], x[1]);
-        widen2<half_t>(pairs[1], x[2], x[3]);
-        if (channel_factors) {
-#pragma unroll
-            for (i32 e = 0; e < 4; e++) x[e] *= channel_factors[column + e];
-        }
-    }
-
-    // q of rows first_row + 8 * n + g as B fragments. A power of two brings each row's largest element to 2^14, so a
-    // bf16 row is exact in fp16 down to 2^-28 of its largest element, and int8 * q * head_dim stays inside f32.
+    // q of rows first_row + 8 * n + g as B fragments, and an empty state. fp16 q enters as it is.
     template <typename half_t>
     DEVICE_MEMBER void load_q(const half_t* q_rows, i64 token_stride, i64 head_stride, const f32* channel_factors,
                               i32 first_row, i32 num_rows, i32 q_per_kv, f32 scale_log2) {
@@ -86,38 +81,22 @@ struct WarpTile {
         for (i32 n = 0; n < ROW_TILES; n++) {
             const i32 row = first_row + 8 * n + g;
             const half_t* from = q_rows + row / q_per_kv * token_stride + row % q_per_kv * head_stride;
-            f32 largest = 0.0f, sum = 0.0f;
 #pragma unroll
             for (i32 s = 0; s < K_STEPS; s++) {
                 uint2 pairs = make_uint2(0, 0);
                 if (row < num_rows) pairs = *(const uint2*)(from + k_column(s, j));
                 q[n][s][0] = pairs.x;
                 q[n][s][1] = pairs.y;
-                f32 x[4];
-                widen_q<half_t>(q[n][s], channel_factors, k_column(s, j), x);
-                largest = fmaxf(largest, fmaxf(fmaxf(fabsf(x[0]), fabsf(x[1])), fmaxf(fabsf(x[2]), fabsf(x[3]))));
             }
-            largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, 1));
-            largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, 2));
-            const i32 exponent = min(max((i32)(__float_as_uint(largest) >> 23), 28), 254);
-            const f32 up = __uint_as_float((u32)(127 + 14 + 127 - exponent) << 23);
-            const f32 down = __uint_as_float((u32)(exponent - 14) << 23) * scale_log2;
+            q_factor[n][0] = q_factor[n][1] = scale_log2;
+            if (!IS_F16<half_t> || channel_factors) rescale_q<half_t>(n, channel_factors);
+            // -1152 * sum_d q, where the products will want it
+            f32 bias[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
-            for (i32 s = 0; s < K_STEPS; s++) {
-                f32 x[4];
-                widen_q<half_t>(q[n][s], channel_factors, k_column(s, j), x);
-                q[n][s][0] = pack_f16(x[0] * up, x[1] * up);
-                q[n][s][1] = pack_f16(x[2] * up, x[3] * up);
-                widen2<f16>(q[n][s][0], x[0], x[1]);
-                widen2<f16>(q[n][s][1], x[2], x[3]);
-                sum += (x[0] + x[1]) + (x[2] + x[3]);
-            }
-            sum += __shfl_xor_sync(ALL_LANES, sum, 1);
-            sum += __shfl_xor_sync(ALL_LANES, sum, 2);
-            q_bias[n][0] = __shfl_sync(ALL_LANES, sum, 8 * j) * -F16_BIAS;
-            q_bias[n][1] = __shfl_sync(ALL_LANES, sum, 8 * j + 4) * -F16_BIAS;
-            q_factor[n][0] = __shfl_sync(ALL_LANES, down, 8 * j);
-            q_factor[n][1] = __shfl_sync(ALL_LANES, down, 8 * j + 4);
+            for (i32 s = 0; s < K_STEPS; s++)
+                mma_16x8x16(bias, MINUS_1152_F16, MINUS_1152_F16, MINUS_1152_F16, MINUS_1152_F16, q[n][s][0], q[n][s][1]);
+            q_bias[n][0] = bias[0];
+            q_bias[n][1] = bias[1];
 #pragma unroll
             for (i32 w = 0; w < 2 * V_WORDS; w++) {
 #pragma unroll
@@ -126,6 +105,40 @@ struct WarpTile {
             state[n][0].init();
             state[n][1].init();
         }
+    }
+
+    // q times its channel factors, as fp16. A power of two brings each row's largest element to 2^14, so a bf16 row is
+    // exact down to 2^-28 of its largest element, and int8 * q * head_dim stays inside f32.
+    template <typename half_t>
+    DEVICE_MEMBER void rescale_q(i32 n, const f32* channel_factors) {
+        const i32 j = threadIdx.x & 3;
+        auto widened = [&](i32 s, f32 (&x)[4]) {
+            widen2<half_t>(q[n][s][0], x[0], x[1]);
+            widen2<half_t>(q[n][s][1], x[2], x[3]);
+            if (channel_factors) {
+#pragma unroll
+                for (i32 e = 0; e < 4; e++) x[e] *= channel_factors[k_column(s, j) + e];
+            }
+        };
+        f32 largest = 0.0f, x[4];
+#pragma unroll
+        for (i32 s = 0; s < K_STEPS; s++) {
+            widened(s, x);
+            largest = fmaxf(largest, fmaxf(fmaxf(fabsf(x[0]), fabsf(x[1])), fmaxf(fabsf(x[2]), fabsf(x[3]))));
+        }
+        largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, 1));
+        largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, 2));
+        const i32 exponent = min(max((i32)(__float_as_uint(largest) >> 23), 28), 254);
+        const f32 up = __uint_as_float((u32)(127 + 14 + 127 - exponent) << 23);
+        const f32 down = __uint_as_float((u32)(exponent - 14) << 23);
+#pragma unroll
+        for (i32 s = 0; s < K_STEPS; s++) {
+            widened(s, x);
+            q[n][s][0] = pack_f16(x[0] * up, x[1] * up);
+            q[n][s][1] = pack_f16(x[2] * up, x[3] * up);
+        }
+        q_factor[n][0] *= __shfl_sync(ALL_LANES, down, 8 * j);
+        q_factor[n][1] *= __shfl_sync(ALL_LANES, down, 8 * j + 4);
     }
 
     // s[n] = codes of the two tokens times q: [0], [1] rows 2j, 2j + 1 of the first token; [2], [3] of the second.

@@ -1,4 +1,6 @@
-// paged_decode_attention_int8_mma.cu - paged_decode_attention_int8 on tensor cores, for head_dim 64, 128 and 256.
+// paged_decode_mma.cuh - paged_decode_attention_int8 on tensor cores: the body of the _d64, _d128 and _d256 entries.
+//
+// One .cu a head_dim, since a driver compiles a whole module when it loads it.
 //
 // MATH    paged_decode_params.cuh. The products and their operand layout: decode_tile.cuh.
 //
@@ -15,6 +17,7 @@
 // COST    reads 2 * kv_len * num_kv_heads * (head_dim + 2) bytes a sequence once for each row tile
 // NEEDS   q, out 8-byte aligned, their strides multiples of 4; pools 16-byte aligned, kv_block_stride a multiple of 16
 // TWIN    pyferrum_kv/reference/attention.py::paged_decode_attention_int8
+#pragma once
 #include "decode_finish.cuh"
 #include "paged_decode_params.cuh"
 #include "paged_kv.cuh"
@@ -215,25 +218,3 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t)) {
         PAGED_DECODE_PARAMS(half_t)) {                                                              \
         paged_decode_attention<HEAD_DIM, ROW_TILES, WHOLE_TILES, half_t>(PAGED_DECODE_ARGS);        \
     }
-
-// LIMITS head_dim 64; q_len 1..8; block_dim 256; dynamic_shared_bytes 0..19456
-PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d64, 64, 1, true, 2, f16)
-PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d64_bf16, 64, 1, true, 2, bf16)
-PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d64_rows16, 64, 2, true, 1, f16)
-PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d64_rows16_bf16, 64, 2, true, 1, bf16)
-PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d64_any_block, 64, 1, false, 1, f16)
-PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d64_any_block_bf16, 64, 1, false, 1, bf16)
-
-// LIMITS head_dim 128; q_len 1..8; block_dim 256; dynamic_shared_bytes 0..19456
-PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d128, 128, 1, true, 2, f16)
-PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d128_bf16, 128, 1, true, 2, bf16)
-PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d128_rows16, 128, 2, true, 1, f16)
-PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d128_rows16_bf16, 128, 2, true, 1, bf16)
-PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d128_any_block, 128, 1, false, 1, f16)
-PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d128_any_block_bf16, 128, 1, false, 1, bf16)
-
-// LIMITS head_dim 256; q_len 1..8; block_dim 256; dynamic_shared_bytes 0..19456
-PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d256, 256, 1, true, 1, f16)
-PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d256_bf16, 256, 1, true, 1, bf16)
-PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d256_any_block, 256, 1, false, 1, f16)
-PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d256_any_block_bf16, 256, 1, false, 1, bf16)

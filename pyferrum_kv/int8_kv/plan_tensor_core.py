@@ -1,0 +1,130 @@
+"""The plans of paged_decode_attention_int8_d64, _d128 and _d256: tensor cores, work shared evenly.
+
+The grid is (workers, head groups, row tiles). The lengths stay on the device: there, worker w takes
+the w-th equal share of all tokens of the batch laid end to end (kernels/decode_work.cuh), so only
+the sizes below are decided here.
+
+A CTA's 8 warps are heads * stripes. Many heads a CTA read whole rows of the cache; few heads leave
+more workers, so that few sequences still fill the device. A sequence is best read by few workers,
+since each leaves a state to be merged, and a worker that holds many short sequences ends each of
+them alone. So: the fewest heads a CTA, a power of two, that leave no fewer workers than sequences.
+
+132 SMs hold 264 CTAs of head_dim 128. With 8 KV heads and 4 query heads to each:
+
+    batch   1   1 head   8 groups   33 workers, all on one sequence
+    batch  64   2 heads  4 groups   64 workers (of 66: a multiple of the batch cuts no sequence)
+    batch 256   8 heads  1 group   256 workers (of 264)
+
+What a worker reads is at least a step, 16 tokens for each of its stripes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyferrum_kv.errors import ArgumentError
+from pyferrum_kv.int8_kv.plan import STATE_PADDING, Budget, DecodeEntry, DecodePlan, DecodeShape
+from pyferrum_kv.int8_kv.split import deterministic_num_splits
+
+WARPS, TILE_TOKENS = 8, 16  # as in kernels/paged_decode_mma.cuh, decode_tile.cuh
+EXCHANGE_ROW_FLOATS = 38  # V_CHUNK_STRIDE + 2 of kernels/decode_finish.cuh
+MAX_GRID_YZ = 65535
+SPARE_WORKERS = 8
+"""One worker in so many may be left out to make their number a multiple of the batch."""
+
+
+def heads_and_workers(
+    shape: DecodeShape, row_tiles: int, places: int, longest: int
+) -> tuple[int, int]:
+    """KV heads of a CTA, and workers; `places` CTAs run at a time, `longest` tokens are visible."""
+    batch_size = max(shape.batch_size, 1)
+    heads = 1
+    while True:
+        groups = -(-shape.num_kv_heads // heads)
+        workers = max(places // (groups * row_tiles), 1)
+        if heads == WARPS or heads >= shape.num_kv_heads or workers >= batch_size:
+            break
+        heads *= 2
+    steps = -(-longest // (TILE_TOKENS * WARPS // heads)) * batch_size
+    if workers > batch_size and workers % batch_size <= workers // SPARE_WORKERS:
+        workers -= workers % batch_size
+    return heads, max(min(workers, steps), 1)
+
+
+def _planner(
+    head_dim: int, row_tile: int, ctas_per_sm: int
+) -> Callable[[str, DecodeShape, Budget, int], DecodePlan]:
+    def plan(entry: str, shape: DecodeShape, budget: Budget, num_splits: int) -> DecodePlan:
+        row_tiles = -(-shape.num_rows // row_tile)
+        places = max(budget.num_sms, 1) * ctas_per_sm
+        heads, workers = heads_and_workers(shape, row_tiles, places, shape.max_visible)
+        if num_splits and not shape.split_len:
+            workers = num_splits * max(shape.batch_size, 1)
+        if shape.split_len:  # the stripes decide the order of additions: from the model alone
+            heads = 1
+            groups = shape.num_kv_heads
+            workers = max(places // (groups * row_tiles), 1)
+        groups = -(-shape.num_kv_heads // heads)
+        floats_a_slot = shape.num_kv_heads * shape.num_rows * (head_dim + STATE_PADDING)
+        if shape.split_len:
+            num_splits = deterministic_num_splits(shape.max_kv_len, shape.split_len)
+            slots = shape.batch_size * num_splits
+        else:
+            num_splits = -(-workers // max(shape.batch_size, 1))
+            slots = 2 * workers
+        if max(groups, row_tiles) > MAX_GRID_YZ:
+            raise ArgumentError(
+                f"{entry}: head groups {groups}, row tiles {row_tiles}; wanted at most"
+                f" {MAX_GRID_YZ} of each"
+            )
+        return DecodePlan(
+            entry=entry,
+            grid_dim=(workers, groups, row_tiles),
+            block_dim=(32 * WARPS, 1, 1),
+            shared_mem_bytes=4 * WARPS * row_tile * EXCHANGE_ROW_FLOATS,
+            num_splits=num_splits,
+            split_len=shape.split_len,
+            workspace_floats=slots * floats_a_slot if workers > 1 or num_splits > 1 else 0,
+            num_counters=shape.batch_size * shape.num_kv_heads * row_tiles,
+            reason=f"tensor cores, {heads} KV heads a CTA, {workers} workers for"
+            f" {shape.batch_size} sequences",
+        )
+
+    return plan
+
+
+def _refusal(head_dim: int, row_tile: int, whole_tiles: bool) -> Callable[[DecodeShape], str]:
+    def refuses(shape: DecodeShape) -> str:
+        if shape.head_dim != head_dim:
+            return f"it serves head_dim {head_dim}"
+        if row_tile == 16 and shape.num_rows <= 8:
+            return "8 query rows a KV head fill no tile of 16"
+        if whole_tiles and shape.block_size % TILE_TOKENS:
+            return f"block_size {shape.block_size} is not a multiple of {TILE_TOKENS}"
+        if shape.q_alignment % 8 or shape.kv_alignment % 16:
+            return "q and out must be 8-byte aligned, the pools 16-byte aligned, strides included"
+        if shape.split_len % (TILE_TOKENS * WARPS):
+            return f"split_len {shape.split_len} is not a multiple of {TILE_TOKENS * WARPS}"
+        return ""
+
+    return refuses
+
+
+def _entry(head_dim: int, suffix: str, row_tile: int, ctas_per_sm: int) -> DecodeEntry:
+    return DecodeEntry(
+        f"paged_decode_attention_int8_d{head_dim}{suffix}",
+        _refusal(head_dim, row_tile, suffix != "_any_block"),
+        _planner(head_dim, row_tile, ctas_per_sm),
+    )
+
+
+TENSOR_CORE: tuple[DecodeEntry, ...] = (
+    _entry(64, "_rows16", 16, 1),
+    _entry(64, "", 8, 2),
+    _entry(64, "_any_block", 8, 1),
+    _entry(128, "_rows16", 16, 1),
+    _entry(128, "", 8, 2),
+    _entry(128, "_any_block", 8, 1),
+    _entry(256, "", 8, 1),
+    _entry(256, "_any_block", 8, 1),
+)
