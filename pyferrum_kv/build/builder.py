@@ -35,6 +35,8 @@ NEWEST_PTX = (8, 0)  # every CUDA 12 driver reads it
 # Without this guard of its own NVRTC adds some forty unused constants of nv::target to each module.
 DEFINES = ("__NV_TARGET_H",)
 _RUNTIME_FUNCTIONS = {"vprintf", "__assertfail", "malloc", "free"}
+# ptxas 12.0.76 crashes on it for sm_90. A line keeps its file and row; who inlined it is lost.
+_INLINED_AT = re.compile(rb", function_name \S+, inlined_at [^\n]*")
 
 Progress = Callable[[str], None]
 
@@ -136,6 +138,7 @@ def _module(
         progress(f"{source.stem} {target}")
         options = _options(arch)
         compiled = compile_ptx(text, f"{LINE_FOLDER}/{source.name}", options, headers=headers)
+        compiled = replace(compiled, ptx=_INLINED_AT.sub(b"", compiled.ptx))
         info = _examined(compiled, target)
         if compiled.log.strip():
             logs.append(compiled.log.strip())
