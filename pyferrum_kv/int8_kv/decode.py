@@ -220,7 +220,7 @@ def _checked(
         window_left=window_left,
         split_len=DETERMINISTIC_SPLIT_LEN if given["deterministic"] else 0,
         q_alignment=min(q_strides.alignment(q), out_strides.alignment(out)),
-        kv_alignment=layout.alignment(*(memory.device_ptr for memory in pools.slices)),
+        kv_alignment=layout.alignment(*(memory.device_ptr for memory in pools.slices[:2])),
     )
     arguments = DecodeArguments(
         q=q,

@@ -132,7 +132,7 @@ def _bind_decode(
         max_kv_len=capacity,
         dtype=dtype_name(q.dtype),
         q_alignment=min(row.alignment(q), row.alignment(output)),
-        kv_alignment=layout.alignment(*(memory.device_ptr for memory in pools)),
+        kv_alignment=layout.alignment(*(memory.device_ptr for memory in pools[:2])),
     )
     arguments = DecodeArguments(
         q=q,

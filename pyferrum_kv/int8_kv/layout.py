@@ -79,8 +79,8 @@ class KvLayout:
         return -(-num_tokens // self.block_size)
 
     def alignment(self, *addresses: int) -> int:
-        """Bytes, up to 16, that divide the addresses of all blocks of pools at `addresses`."""
-        bits = 16 | self.kv_block_stride | 2 * self.scale_block_stride
+        """Bytes, up to 16, that divide the addresses of all blocks of code pools at `addresses`."""
+        bits = 16 | self.kv_block_stride
         for address in addresses:
             bits |= address
         return bits & -bits

@@ -36,7 +36,7 @@ class DecodeShape:
     window_left: int = -1
     split_len: int = 0  # > 0: deterministic, tokens of a split
     q_alignment: int = 16  # bytes that divide address and strides of q and of out, up to 16
-    kv_alignment: int = 16  # bytes that divide address and block stride of every pool, up to 16
+    kv_alignment: int = 16  # bytes that divide address and block stride of k_pool and v_pool
 
     @property
     def num_rows(self) -> int:
