@@ -56,7 +56,7 @@ def measured() -> tuple[str, dict[str, Any]]:
             limits[name] = value
     least, greatest = ok(real.cuCtxGetStreamPriorityRange())
     sm = f"sm_{attributes['COMPUTE_CAPABILITY_MAJOR']}{attributes['COMPUTE_CAPABILITY_MINOR']}"
-    name = ok(real.cuDeviceGetName(128, device)).rstrip(b"\0").decode()
+    name = ok(real.cuDeviceGetName(128, device)).split(b"\0")[0].decode()
     version = ok(real.cuDriverGetVersion())
     ok(real.cuDevicePrimaryCtxRelease(device))
     return sm, {
