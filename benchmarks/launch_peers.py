@@ -119,15 +119,15 @@ def cuda_bindings(subject: Subject) -> Launch:
     """cuda.bindings' cuLaunchKernel with a ready void**; its status is looked at."""
     from cuda.bindings import driver
 
-    addresses, values = subject.packed()
-    address, call = ctypes.addressof(addresses), driver.cuLaunchKernel
+    kept = subject.packed()
+    address, call = ctypes.addressof(kept[0]), driver.cuLaunchKernel
     function = driver.CUfunction(int(subject.function.handle))
     stream = driver.CUstream(int(subject.stream.handle))
 
     def launch() -> None:
         status = call(function, 1, 1, 1, 32, 1, 1, 0, stream, address, 0)[0]
         if status:
-            raise RuntimeError(f"{status} with {len(values)} arguments")
+            raise RuntimeError(f"{status} with {len(kept[1])} arguments")
 
     return launch
 
