@@ -7,13 +7,15 @@ the sizes below are decided here.
 A CTA's 8 warps are heads * stripes. Many heads a CTA read whole rows of the cache; few heads leave
 more workers, so that few sequences still fill the device. A sequence is best read by few workers,
 since each leaves a state to be merged, and a worker that holds many short sequences ends each of
-them alone. So: the fewest heads a CTA, a power of two, that leave no fewer workers than sequences.
+them alone. So: the fewest heads a CTA, a power of two, that leave no fewer workers than sequences; but
+no more than MAX_HEADS, since one long sequence among many short ones is then left to few CTAs.
 
 132 SMs hold 264 CTAs of head_dim 128. With 8 KV heads and 4 query heads to each:
 
     batch   1   1 head   8 groups   33 workers, all on one sequence
     batch  64   2 heads  4 groups   64 workers (of 66: a multiple of the batch cuts no sequence)
-    batch 256   8 heads  1 group   256 workers (of 264)
+    batch 256   4 heads  2 groups  132 workers (8 heads would leave 264: 1 % faster where lengths are
+                                   equal, 32 % slower for one of 32768 tokens beside 255 of 256)
 
 What a worker reads is at least a step, 16 tokens for each of its stripes.
 """
@@ -28,6 +30,7 @@ from pyferrum_kv.int8_kv.split import deterministic_num_splits
 
 WARPS, TILE_TOKENS = 8, 16  # as in kernels/paged_decode_mma.cuh, decode_tile.cuh
 EXCHANGE_ROW_FLOATS = 38  # V_CHUNK_STRIDE + 2 of kernels/decode_finish.cuh
+MAX_HEADS = 4
 MAX_GRID_YZ = 65535
 SPARE_WORKERS = 8
 """One worker in so many may be left out to make their number a multiple of the batch."""
@@ -38,11 +41,11 @@ def heads_and_workers(
 ) -> tuple[int, int]:
     """KV heads of a CTA, and workers; `places` CTAs run at a time, `longest` tokens are visible."""
     batch_size = max(shape.batch_size, 1)
-    heads = 1
+    heads = 2 if shape.head_dim == 256 and 1 < batch_size and 1 < shape.num_kv_heads else 1
     while True:
         groups = -(-shape.num_kv_heads // heads)
         workers = max(places // (groups * row_tiles), 1)
-        if heads == WARPS or heads >= shape.num_kv_heads or workers >= batch_size:
+        if heads == MAX_HEADS or heads >= shape.num_kv_heads or workers >= batch_size:
             break
         heads *= 2
     steps = -(-longest // (TILE_TOKENS * WARPS // heads)) * batch_size
