@@ -106,6 +106,15 @@ def test_limits_above_a_define_hold_for_entries_without_their_own() -> None:
     assert required == {"one": (64, 1, 1), "two": (32, 1, 1), "three": (64, 1, 1)}
 
 
+def test_limits_above_a_plain_declaration_are_its_own() -> None:
+    found = declarations(
+        "// LIMITS block_dim 64\n"
+        'extern "C" __global__ void one(i32 n) {}\nextern "C" __global__ void two(i32 n) {}\n'
+    )
+    assert found["one"].limits.required_threads == (64, 1, 1)
+    assert found["two"].limits.required_threads is None
+
+
 def test_every_branch_of_a_condition_is_read() -> None:
     found = declarations(
         '#if __CUDA_ARCH__ >= 900\nextern "C" __global__ void fast(i32 n) {}\n'
