@@ -179,7 +179,8 @@ class GlobalAccess(ExecutorBase):
             detail = f"access of {size} bytes at local offset {int(at[crooked[0]]):#x}"
             lane = int(active.lanes[crooked[0]])
             raise KernelFault(self.report("misaligned", site, lane, detail, lanes=crooked.size))
-        return (active.lanes * self._local_stride + at) >> SHIFT[size]
+        index: Indices = (active.lanes * self._local_stride + at) >> SHIFT[size]
+        return index
 
     def ld_local(self, active: Active, address: Any, size: int, site: int) -> Any:
         index = self._local_index(active, address, size, site)

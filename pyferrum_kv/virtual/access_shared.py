@@ -1,4 +1,4 @@
-"""Shared memory: one block of bytes for each CTA of the chunk, loads, stores and matrix accesses."""
+"""Shared memory: a block of bytes for each CTA; loads, stores and matrix accesses."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ class SharedAccess(GlobalAccess):
                 raise KernelFault(self.report("misaligned", site, lane, detail, lanes=bad.size))
         if self.lanes.num_ctas > 1:
             at = at + active.slots * self.shared_stride
-        return at >> SHIFT[size]
+        index: Indices = at >> SHIFT[size]
+        return index
 
     def ld_shared(self, active: Active, address: Any, size: int, site: int) -> Any:
         """Raw accesses of `size` bytes, [rows]."""

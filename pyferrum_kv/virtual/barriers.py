@@ -1,4 +1,4 @@
-"""bar and barrier: lanes wait until all live lanes of their CTA, or as many as asked for, are there."""
+"""bar and barrier: lanes wait for all live lanes of their CTA, or for as many as asked."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Barriers:
         x._arrive(waiting.end.index + 1, mask)
 
     def _store_result(self, waiting: Waiting, mask: Mask) -> None:
-        """bar.red: the reduction over the CTA's threads at the barrier, into the result register."""
+        """bar.red: reduce over the CTA's threads at the barrier, into the result register."""
         instruction = self.x.compiled.kernel.instructions[waiting.end.stop - 1]
         target = instruction.operands[0]
         assert isinstance(target, Reg)

@@ -1,9 +1,9 @@
 """Instructions -> Python source: one function for a run of segments, over arrays of lanes.
 
-A register is a local variable that holds an array with one element a lane, or a NumPy scalar where all
-lanes agree. Integers are kept unsigned, predicates as bool; other types are views. The body knows
-nothing of inactive lanes: the executor hands it the registers of the lanes that run and blends what
-it returns; only X, the executor, is told which lanes these are (A).
+A register is a local variable that holds an array with one element a lane, or a NumPy scalar
+where all lanes agree. Integers are kept unsigned, predicates as bool; other types are views. The
+body knows nothing of inactive lanes: the executor hands it the registers of the lanes that run
+and blends what it returns; only X, the executor, is told which lanes these are (A).
 """
 
 from __future__ import annotations

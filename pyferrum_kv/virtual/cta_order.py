@@ -1,7 +1,8 @@
 """What orders the CTAs of a launch: fences, atomics that others see, and barriers inside a CTA.
 
-`released[place]` holds, for each CTA that acted on the place after a fence, how far the writes of each
-of its threads are covered: those before that time. Whoever acts on the place later acquires it.
+`released[place]` holds, for each CTA that acted on the place after a fence, how far the writes of
+each of its threads are covered: those before that time. Whoever acts on the place later acquires
+it.
 """
 
 from __future__ import annotations

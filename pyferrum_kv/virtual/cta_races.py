@@ -1,9 +1,10 @@
 """Races between CTAs of one launch, in global memory.
 
-Accesses are kept while the launch runs and compared after it. Two CTAs may touch the same bytes, one of
-them writing, only where something orders them: a CTA fences (membar, fence), then acts on an
-address by an atomic; another CTA acts on that address later and so knows what was written before
-the fence. Barriers carry both steps to all threads of a CTA. Without the fence nothing is ordered.
+Accesses are kept while the launch runs and compared after it. Two CTAs may touch the same bytes,
+one of them writing, only where something orders them: a CTA fences (membar, fence), then acts on
+an address by an atomic; another CTA acts on that address later and so knows what was written
+before the fence. Barriers carry both steps to all threads of a CTA. Without the fence nothing is
+ordered.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Floating-point forms, and the opcodes that integers and floats share.
 
-f32 and f64 arithmetic is NumPy's, which rounds correctly. Other rounding modes, fused operations and
-the narrow types go through numerics (N). Approximations are computed in float64 and rounded once.
+f32 and f64 arithmetic is NumPy's, which rounds correctly. Other rounding modes, fused operations
+and the narrow types go through numerics (N). Approximations are computed in float64 and rounded
+once.
 """
 
 from __future__ import annotations

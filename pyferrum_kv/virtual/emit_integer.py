@@ -192,7 +192,8 @@ def _shift(m: Modifiers) -> Form:
         elif t == "u32":
             by = e.use(count, "u32")
         else:
-            by = f"np.minimum({e.use(count, 'u32')}, {e.constant(64, 'u32')}).astype({numpy_name(t)})"
+            bounded = f"np.minimum({e.use(count, 'u32')}, {e.constant(64, 'u32')})"
+            by = f"{bounded}.astype({numpy_name(t)})"
         e.define(target, t, f"{e.use(value, t)} {sign} {by}")
 
     return Form((t,), (t, "u32"), emit)

@@ -20,7 +20,7 @@ from pyferrum_kv.virtual.program import Imm, Reg
 from pyferrum_kv.virtual.segments import Segment
 
 PATIENCE = 4096
-"""Segments in a row after which the lanes behind get a turn: spinning lanes must not starve them."""
+"""Every so many segments the highest pc gets a turn: spinning lanes must not starve the others."""
 
 
 class Executor(Atomics):
@@ -33,10 +33,7 @@ class Executor(Atomics):
         self.ready: dict[int, Mask] = {0: self.live.copy()}  # pc -> lanes
         self.parked: dict[int, Mask] = {}  # at a warp collective, for lanes to come
         self.barriers = Barriers(self)
-        self._whole: dict[
-            int, bool
-        ] = {}  # id of an Active -> is every live lane of its warps in it
-        self._whole_for: tuple[int, int] = (0, 0)
+        self._gives_up = False  # waiting for lanes of a warp is in vain
 
     def run(self) -> None:
         turns = 0
@@ -180,15 +177,13 @@ class Executor(Atomics):
         bits = np.uint32(1) << np.arange(WARP, dtype=np.uint32)
         elsewhere = ((self.live.reshape(-1, WARP) & ~here) * bits).sum(1, dtype=np.uint32)
         waits = here & ((lanes & elsewhere[:, None]) != 0)
-        if not waits.any() or self._nobody_else():
+        if not waits.any():
             return None
-        return waits.reshape(-1)
-
-    def _nobody_else(self) -> bool:
-        """Whether waiting is in vain: nothing else can run, and no barrier can open."""
-        return self._giving_up
-
-    _giving_up = False
+        if self._gives_up:
+            self._gives_up = False
+            return None
+        parted: Mask = waits.reshape(-1)
+        return parted
 
     def _park(self, pc: int, mask: Mask) -> None:
         there = self.parked.get(pc)
@@ -196,13 +191,13 @@ class Executor(Atomics):
 
     def _unblock(self) -> bool:
         """Nothing is ready: open barriers, or give up waiting for a warp. False: all is done."""
-        self._giving_up = False
+        self._gives_up = False
         if self.barriers.open():
             return True
         if self.parked:
             pc = min(self.parked)
             self.ready[pc] = self.parked.pop(pc)
-            self._giving_up = True
+            self._gives_up = True
             return True
         if self.barriers.waiting:
             self.barriers.deadlock()

@@ -1,4 +1,4 @@
-"""What the parts of the executor share: the launch, the chunk's lanes, and how findings are told."""
+"""What the parts of the executor share: the launch, the lanes, and how findings are told."""
 
 from __future__ import annotations
 

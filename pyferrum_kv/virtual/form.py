@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, Union
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from pyferrum_kv.virtual.codegen import Emitter
@@ -24,7 +24,7 @@ Kind = Literal[
     "branch",
     "exit",
 ]
-Code = Union[str, Callable[["Emitter", "Instruction"], None]]
+Code = str | Callable[["Emitter", "Instruction"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Form:
     results, sources    operand types in order of the text. "u32": a value; "u32+": the register may
                         be wider; "v4:u32": a vector; "global": an address; "pair:b32", "label",
                         "imm"; a trailing "?" marks what may be absent
-    code                an expression over {0}, {1}, ... (the sources), or what writes the statements
+    code                an expression over {0}, {1}, ... (the sources), or what writes statements
     """
 
     results: tuple[str, ...]

@@ -1,7 +1,8 @@
 """The lanes of a chunk of CTAs, and subsets of them.
 
-All threads of the chunk's CTAs lie in one vector: CTA after CTA, each padded to whole warps. A register
-is an array over these lanes. `Active` is the subset that runs a segment, in one of three modes:
+All threads of the chunk's CTAs lie in one vector: CTA after CTA, each padded to whole warps. A
+register is an array over these lanes. `Active` is the subset that runs a segment, in one of three
+modes:
 
 full      every lane runs: registers are used as they are
 masked    many run: registers are used as they are, results of the others are discarded afterwards

@@ -1,6 +1,6 @@
 """mma.sync and movmatrix: fragments of a warp to matrices, products, and back.
 
-Products of float16 and bfloat16 are exact in float64 and summed there, then rounded once to float32.
+Products of float16 and bfloat16 are exact in float64, summed there, and rounded once to float32.
 Hardware truncates each addend to the largest exponent: results agree within 2^-18 of the sum of
 absolute products, not to the bit.
 """
@@ -42,9 +42,7 @@ def _places(rows: int, k: int, per_register: int) -> tuple[Any, Any]:
 
 
 def mma(
-    a: Fragments,
-    b: Fragments,
-    c: Fragments,
+    abc: tuple[Fragments, Fragments, Fragments],
     k: int,
     a_type: str,
     b_type: str,
@@ -52,6 +50,7 @@ def mma(
     satfinite: bool,
 ) -> Fragments:
     """The four (for f16: two) accumulator fragments of A[16, k] * B[k, 8] + C[16, 8]."""
+    a, b, c = abc
     per_register = 4 if a_type in ("s8", "u8") else 2
     warps = a[0].shape[0]
     left, right = np.zeros((warps, 16, k)), np.zeros((warps, 8, k))

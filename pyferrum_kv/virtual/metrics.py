@@ -103,7 +103,7 @@ class Counters:
 
 @dataclass(slots=True)
 class LaunchFacts:
-    """One launch, counted. Bytes, requests, sectors and conflicts are 0 unless metrics were asked."""
+    """One launch, counted. Bytes, sectors and conflicts are 0 unless metrics were asked for."""
 
     kernel: str
     grid: tuple[int, int, int]

@@ -89,7 +89,7 @@ def mul24(a: Lanes, b: Lanes, shift: int) -> Lanes:
 
 
 def int_div(a: Lanes, b: Lanes) -> Lanes:
-    """Quotient towards zero; all ones where the divisor is zero, as the hardware's routine gives."""
+    """Quotient towards zero; all ones where the divisor is zero, as hardware gives."""
     zero = b == 0
     divisor = np.where(zero, b.dtype.type(1), b) if zero.any() else b
     if a.dtype.kind == "u":

@@ -1,7 +1,7 @@
 """PTX text -> Program: statements, scopes, registers, labels, source lines.
 
-Strict: what is no PTX raises PtxSyntaxError with its line. What is PTX but not emulated is entered in
-`Kernel.unsupported`, so that a module loads and only that kernel is refused.
+Strict: what is no PTX raises PtxSyntaxError with its line. What is PTX but not emulated is entered
+in `Kernel.unsupported`, so that a module loads and only that kernel is refused.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Union
 
 from pyferrum_kv.signature import Signature
 
@@ -84,7 +83,7 @@ class Sink:
     """_: a result that nobody wants."""
 
 
-Operand = Union[Reg, Imm, Special, Symbol, Address, Vector, Pair, Not, Sink]
+Operand = Reg | Imm | Special | Symbol | Address | Vector | Pair | Not | Sink
 
 
 @dataclass(slots=True)
@@ -101,7 +100,7 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A .global, .const, .shared or .local variable; `relocations` are (offset, symbol, generic)."""
+    """A .global, .const, .shared or .local variable; relocations: (offset, symbol, is generic)."""
 
     name: str
     space: str

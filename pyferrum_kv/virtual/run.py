@@ -18,7 +18,7 @@ from pyferrum_kv.virtual.program import Kernel
 __all__ = ["DEFAULT_BUDGET", "KernelFault", "LaunchFacts", "LineFacts", "launch"]
 
 DEFAULT_BUDGET = 4_000_000
-"""Instructions, counted once for all lanes that run them together, until a launch counts as hung."""
+"""Instructions, once for all lanes that run them together, until a launch counts as hung."""
 LANES_PER_CHUNK = 8192
 NUM_SMS = 132
 

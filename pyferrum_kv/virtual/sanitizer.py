@@ -1,9 +1,9 @@
 """Races in shared memory, and reads of what cp.async has not delivered.
 
-Every granule of shared memory (the narrowest access that the kernel makes) remembers who wrote it last
-and who has read it since. An access races with a remembered one by another thread unless a barrier of
-the CTA, or of the warp they share, lies between. A memory of an access is one int64:
-time << 36 | instruction << 20 | who, where `who` is a lane, several lanes of one warp, or many warps.
+Every granule of shared memory (the narrowest access that the kernel makes) remembers who wrote it
+last and who has read it since. An access races with a remembered one by another thread unless a
+barrier of the CTA, or of the warp they share, lies between. A memory of an access is one int64:
+time << 36 | instruction << 20 | who, and `who` is a lane, several lanes of one warp, or many warps.
 """
 
 from __future__ import annotations

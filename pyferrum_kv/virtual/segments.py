@@ -1,7 +1,7 @@
 """Instructions -> segments: straight runs that end where lanes may part, wait or meet.
 
-A segment starts at a label, after a branch, an exit or a barrier, at every warp collective (the lanes
-of a warp must meet there) and around an effect under a guard, which thereby becomes a branch.
+A segment starts at a label, after a branch, an exit or a barrier, at every warp collective (the
+lanes of a warp must meet there) and around an effect under a guard, which thereby becomes a branch.
 Segments are numbered in the order of the text, and the number is the pc.
 """
 

@@ -26,7 +26,7 @@ class WarpOperations(SharedAccess):
     """The .sync collectives."""
 
     def check_members(self, active: Active, mask: Any, site: int) -> None:
-        """Findings unless the member mask names exactly lanes that are there, alike in all of them."""
+        """Findings unless the member masks are alike and name exactly lanes that are there."""
         if active.is_whole and mask.ndim == 0 and mask == ALL_LANES:
             return
         masks, present = active.to_warps(mask), active.present
@@ -190,8 +190,8 @@ class WarpOperations(SharedAccess):
     ) -> list[Any]:
         """D = A * B + C of m16n8k<k>, fragments as the PTX manual lays them out."""
         self.whole_warps(active, site)
-        warps = [[active.to_warps(v) for v in registers] for registers in (a, b, c)]
-        results = matrices.mma(*warps, k, a_type, b_type, c_type, satfinite)
+        left, right, added = ([active.to_warps(v) for v in registers] for registers in (a, b, c))
+        results = matrices.mma((left, right, added), k, a_type, b_type, c_type, satfinite)
         return [active.from_warps(r) for r in results]
 
     def movmatrix(self, active: Active, value: Any, site: int) -> Any:

@@ -1,4 +1,4 @@
-"""The opcode forms that have goldens: register operations, by family, and how near they must come."""
+"""The opcode forms that have goldens: register operations, and how near they must come."""
 
 from __future__ import annotations
 

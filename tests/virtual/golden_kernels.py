@@ -1,4 +1,4 @@
-"""Golden cases that a table cannot make: memory, warps, matrices, atomics, barriers, random code."""
+"""Golden cases that a table cannot make: memory, warps, matrices, atomics, random code."""
 
 from __future__ import annotations
 
@@ -253,7 +253,8 @@ _FLOAT_OPS = [
     *["fma.rn.ftz.f32", "mul.rn.ftz.f32", "add.rp.f32"],
 ]
 _SOURCES = {"popc": 1, "clz": 1, "brev": 1, "abs": 1, "neg": 1, "not": 1, "sqrt": 1, "rcp": 1,
-            "mad": 3, "bfe": 3, "bfi": 4, "prmt": 3, "sad": 3, "shf": 3, "dp4a": 3, "fma": 3}  # fmt: skip
+            "mad": 3, "bfe": 3, "bfi": 4, "prmt": 3, "sad": 3, "shf": 3, "dp4a": 3,
+            "fma": 3}  # fmt: skip
 
 
 def random_cases(count: int = 24, length: int = 40) -> list[Case]:
@@ -270,7 +271,7 @@ def random_cases(count: int = 24, length: int = 40) -> list[Case]:
         lines.append("xor.b32 w8, w0, w1; xor.b32 w9, w2, w3; xor.b32 w8, w8, w4;")
         lines.append("xor.b32 w9, w9, w5; st.global.v2.b32 [O], {w8, w9};")
         cases.append(Case(f"random integers {seed}", "\n".join(lines), "u32"))
-        floats = lines[:-2] + ["st.global.f32 [O], f3;", "st.global.f32 [O+8], f6;"]
+        floats = [*lines[:-2], "st.global.f32 [O], f3;", "st.global.f32 [O+8], f6;"]
         cases.append(Case(f"random floats {seed}", "\n".join(floats), "f32", 2))
     return cases
 

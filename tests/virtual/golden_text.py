@@ -90,7 +90,8 @@ _F32 = np.array(
 )  # fmt: skip
 _INTS = [0, 1, 2, 3, 7, 8, 15, 16, 31, 32, 33, 63, 64, 65, 127, 128, 255, 256, 32767, 32768, 65535,
          0x7FFFFF, 0x800000, 0x7FFFFFFF, 0x80000000, 0x80000001, 0xFFFFFFFE, 0xFFFFFFFF, 0x01234567,
-         0x89ABCDEF, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, 0xFFFFFFFF00000000]  # fmt: skip
+         0x89ABCDEF, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1,
+         0xFFFFFFFF00000000]  # fmt: skip
 
 
 def operand(kind: str, rng: np.random.Generator) -> np.ndarray:
