@@ -7,15 +7,15 @@ the sizes below are decided here.
 A CTA's 8 warps are heads * stripes. Many heads a CTA read whole rows of the cache; few heads leave
 more workers, so that few sequences still fill the device. A sequence is best read by few workers,
 since each leaves a state to be merged, and a worker that holds many short sequences ends each of
-them alone. So: the fewest heads a CTA, a power of two, that leave no fewer workers than sequences; but
-no more than MAX_HEADS, since one long sequence among many short ones is then left to few CTAs.
+them alone. So: the fewest heads a CTA, a power of two, that leave no fewer workers than sequences,
+and no more than MAX_HEADS, which would leave one long sequence among short ones to few CTAs.
 
 132 SMs hold 264 CTAs of head_dim 128. With 8 KV heads and 4 query heads to each:
 
     batch   1   1 head   8 groups   33 workers, all on one sequence
     batch  64   2 heads  4 groups   64 workers (of 66: a multiple of the batch cuts no sequence)
-    batch 256   4 heads  2 groups  132 workers (8 heads would leave 264: 1 % faster where lengths are
-                                   equal, 32 % slower for one of 32768 tokens beside 255 of 256)
+    batch 256   4 heads  2 groups  132 workers (8 heads leave 256: on an H200 1 % faster for equal
+                                   lengths, 32 % slower for one of 32768 beside 255 of 256)
 
 What a worker reads is at least a step, 16 tokens for each of its stripes.
 """
@@ -41,7 +41,7 @@ def heads_and_workers(
 ) -> tuple[int, int]:
     """KV heads of a CTA, and workers; `places` CTAs run at a time, `longest` tokens are visible."""
     batch_size = max(shape.batch_size, 1)
-    heads = 2 if shape.head_dim == 256 and 1 < batch_size and 1 < shape.num_kv_heads else 1
+    heads = 2 if shape.head_dim == 256 and batch_size > 1 and shape.num_kv_heads > 1 else 1
     while True:
         groups = -(-shape.num_kv_heads // heads)
         workers = max(places // (groups * row_tiles), 1)
