@@ -8,7 +8,7 @@ from typing import Any, Literal
 from cuda.bindings import driver as real
 
 from pyferrum_kv.virtual.arena import HostVisibleMemory
-from pyferrum_kv.virtual.attributes import attributes_of
+from pyferrum_kv.virtual.attributes import snapshot_of
 from pyferrum_kv.virtual.calls.versions import BINDINGS_12, Calls12, Calls13
 from pyferrum_kv.virtual.launches import Launched
 from pyferrum_kv.virtual.machine import Machine
@@ -70,12 +70,12 @@ class VirtualDriver:
             metrics=metrics,
         )
         for ordinal in range(device_count):
-            attributes = attributes_of(cc, sm_count)
-            attributes["PCI_BUS_ID"] = ordinal
+            snapshot = snapshot_of(cc, sm_count)
+            snapshot.attributes["PCI_BUS_ID"] = ordinal
             device = Device(
                 ordinal,
                 HostVisibleMemory(memory, sanitize),
-                attributes,
+                snapshot,
                 f"pyferrum virtual sm_{cc[0]}{cc[1]} (CPU)",
             )
             self.machine.devices.append(device)

@@ -159,6 +159,12 @@ class Machine:
                     self.reports.append(_leak(allocation))
                 self.give(allocation)
 
+    def will_read_host(self, work: Work, address: int, num_bytes: int) -> None:
+        """Remember that a work not yet done reads these host bytes."""
+        if len(self.host_reads) > KEPT_LAUNCHES:
+            self.host_reads = [r for r in self.host_reads if not r[2].done]
+        self.host_reads.append((address, address + num_bytes, work))
+
     def host_is_read(self, address: int, num_bytes: int) -> bool:
         """Whether a work not yet done will read these host bytes."""
         self.host_reads = [r for r in self.host_reads if not r[2].done]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pyferrum_kv.virtual.attributes import Snapshot
 from pyferrum_kv.virtual.memory import Memory
 from pyferrum_kv.virtual.order import Lane
 from pyferrum_kv.virtual.status import Refused
@@ -79,7 +80,7 @@ class Allocation:
 class Device:
     ordinal: int
     memory: Memory
-    attributes: dict[str, int]
+    snapshot: Snapshot
     name: str
     allocations: dict[int, Allocation] = field(default_factory=dict)
     primary: Context | None = None
@@ -87,6 +88,10 @@ class Device:
     primary_flags: int = 0
     default_pool: Pool | None = None
     pool: Pool | None = None
+
+    @property
+    def attributes(self) -> dict[str, int]:
+        return self.snapshot.attributes
 
 
 @dataclass(eq=False)

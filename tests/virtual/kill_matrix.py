@@ -30,7 +30,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import numpy as np  # noqa: E402
 from helpers.kv_cache import HostCache, make_cache  # noqa: E402
 
-from pyferrum_kv import CudaContext, CudaStream, PtxLoader  # noqa: E402
+from pyferrum_kv import CudaContext, CudaStream, LaunchConfig, PtxLoader  # noqa: E402
 from pyferrum_kv.bundle import PtxBundle  # noqa: E402
 from pyferrum_kv.errors import DriverError  # noqa: E402
 from pyferrum_kv.int8_kv import (  # noqa: E402
@@ -49,7 +49,7 @@ WAIT = re.compile(
 )
 FAULTING = {"illegal_address", "misaligned", "use_after_free", "trap"}
 HANGING = {"timeout", "divergent_barrier"}
-KV_LENS = [37, 5]  # ragged, and no multiple of any tile
+KV_LENS = [300, 37, 90]  # no multiples of a tile; several turns of each loop, several pieces a CTA
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,35 @@ class Mutant:
 
 
 # ----------------------------------------------------------------- mutants
+
+
+BROADCAST = """\
+.version 8.0
+.target sm_80
+.address_size 64
+
+.visible .entry broadcast(
+\t.param .u64 broadcast_param_0,
+\t.param .u32 broadcast_param_1
+)
+{
+\t.reg .pred %p<2>;
+\t.reg .b32 %r<4>;
+\t.reg .b64 %rd<4>;
+\tld.param.u64 %rd1, [broadcast_param_0];
+\tld.param.u32 %r1, [broadcast_param_1];
+\tmov.u32 %r2, %tid.x;
+\tsetp.ge.u32 %p1, %r2, %r1;
+\t@%p1 bra DONE;
+\tshfl.sync.idx.b32 %r3, %r2, 31, 31, -1;
+\tmul.wide.u32 %rd2, %r2, 4;
+\tadd.s64 %rd3, %rd1, %rd2;
+\tst.global.u32 [%rd3], %r3;
+DONE:
+\tret;
+}
+"""
+"""broadcast(u32 *out, u32 lanes): lane 31's index to all, with lanes past `lanes` gone."""
 
 
 def entry_text(ptx: str, entry: str) -> str:
@@ -123,6 +152,8 @@ def mutants() -> Iterator[tuple[Mutant, DecodeShape]]:
             yield Mutant(entry, fault, harmed, wait[0].strip(), source), shape
         for fault in BAD_INPUTS:
             yield Mutant(entry, fault, text), shape
+    for fault in ("none", "exited lanes"):
+        yield Mutant("broadcast", fault, BROADCAST), DecodeShape(1, 1, 1, 8, 1, 1)
 
 
 # ------------------------------------------------------------- one attempt
@@ -134,10 +165,20 @@ def run(context: CudaContext, mutant: Mutant, shape: DecodeShape) -> bytes:
     renamed = mutant.ptx.replace(f".entry {entry}(", f".entry {mutant.symbol}(").replace(
         f"{entry}_param_", f"{mutant.symbol}_param_"
     )
+    if entry == "broadcast":
+        return broadcast(context.new_stream(), renamed, mutant)
     signature = replace(loader.bundle.signature(entry), entry=mutant.symbol)
     module = context.load_module(renamed, signatures={mutant.symbol: signature})
     with patch.dict(loader._functions, {entry: module.function(mutant.symbol)}):
         return BAD_INPUTS.get(mutant.fault, decode)(context.new_stream(), entry, shape)
+
+
+def broadcast(stream: CudaStream, ptx: str, mutant: Mutant) -> bytes:
+    """All 32 lanes take part, or 20."""
+    function = stream.context.load_module(ptx).function(mutant.symbol)
+    out, lanes = stream.alloc_zeros(32, np.uint32), 32 if mutant.fault == "none" else 20
+    stream.launch_builder(function).arg(out).arg(lanes).launch(LaunchConfig(1, 32))
+    return stream.clone_dtoh(out).tobytes()
 
 
 def cache_of(shape: DecodeShape) -> HostCache:
@@ -154,7 +195,7 @@ def cache_of(shape: DecodeShape) -> HostCache:
 def decode(
     stream: CudaStream, entry: str, shape: DecodeShape, pools: Int8KvPools | None = None
 ) -> bytes:
-    """Two splits, so that the merge is part of it."""
+    """Sequences cut in pieces, so that the merge is part of it."""
     cache = cache_of(shape)
     rng = np.random.default_rng(8)
     size = (shape.batch_size, shape.num_q_heads, shape.head_dim)
@@ -171,7 +212,7 @@ def decode(
         num_q_heads=shape.num_q_heads,
         max_kv_len=shape.max_kv_len,
         entry=entry,
-        num_splits=2,
+        num_splits=2 if entry == "paged_decode_attention_int8" else 0,  # others cut by CTAs
     )
     return stream.clone_dtoh(out).tobytes()
 
@@ -218,9 +259,14 @@ BAD_INPUTS: dict[str, Callable[[CudaStream, str, DecodeShape], bytes]] = {
 # ------------------------------------------------------------------ table
 
 
+def virtual_driver() -> VirtualDriver:
+    """Few multiprocessors: the workspace grows with them."""
+    return VirtualDriver(on_report="collect", memory=32 << 20, sm_count=4)
+
+
 def virtual_row(mutant: Mutant, shape: DecodeShape, clean: bytes | None) -> dict[str, Any]:
     """What the virtual device says of a mutant."""
-    driver = VirtualDriver(on_report="collect", memory=64 << 20)
+    driver = virtual_driver()
     context = CudaContext.new(0, driver=driver)
     try:
         with context:
@@ -228,17 +274,21 @@ def virtual_row(mutant: Mutant, shape: DecodeShape, clean: bytes | None) -> dict
         result = "same" if clean is None or got == clean else "differs"
     except DriverError as error:
         result = error.name.removeprefix("CUDA_ERROR_").lower()
+    finally:
+        driver.finish()
     row = {"deleted": mutant.text, "source": mutant.source} if mutant.text else {}
     return row | {"result": result, "virtual": sorted({r.kind for r in driver.reports})}
 
 
-def virtual_table() -> dict[str, dict[str, Any]]:
-    """The virtual column of every mutant."""
+def virtual_table(entries: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+    """The virtual column of every mutant, or of the mutants of some entries."""
     rows: dict[str, dict[str, Any]] = {}
     clean: bytes | None = None
     for mutant, shape in mutants():
+        if entries and mutant.entry not in entries:
+            continue
         if mutant.fault == "none":
-            with CudaContext.new(0, driver=VirtualDriver(memory=64 << 20)) as context:
+            with CudaContext.new(0, driver=virtual_driver()) as context:
                 clean = run(context, mutant, shape)
         rows[mutant.key] = virtual_row(mutant, shape, clean)
     return rows

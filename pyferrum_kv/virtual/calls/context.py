@@ -10,16 +10,6 @@ from pyferrum_kv.virtual.calls.base import Calls, default_stream, driver_call
 from pyferrum_kv.virtual.objects import Context, Device
 from pyferrum_kv.virtual.status import Refused
 
-LEAST_PRIORITY, GREATEST_PRIORITY = 0, -5
-LIMITS = {
-    "CU_LIMIT_STACK_SIZE": 1024,
-    "CU_LIMIT_PRINTF_FIFO_SIZE": 7340032,
-    "CU_LIMIT_MALLOC_HEAP_SIZE": 8388608,
-    "CU_LIMIT_DEV_RUNTIME_PENDING_LAUNCH_COUNT": 2048,
-    "CU_LIMIT_MAX_L2_FETCH_GRANULARITY": 64,
-    "CU_LIMIT_PERSISTING_L2_CACHE_SIZE": 0,
-}
-
 
 class ContextCalls(Calls):
     """cuDevicePrimaryCtx*, cuCtx*."""
@@ -157,7 +147,7 @@ class ContextCalls(Calls):
 
     @driver_call(2)
     def cuCtxGetStreamPriorityRange(self) -> tuple[int, int]:
-        return LEAST_PRIORITY, GREATEST_PRIORITY
+        return self.machine.context().device.snapshot.stream_priorities
 
     @driver_call()
     def cuCtxResetPersistingL2Cache(self) -> None: ...
@@ -186,7 +176,9 @@ class ContextCalls(Calls):
             context.destroyed, context.flags = False, flags
         else:
             context = Context(self.machine.new_handle(), device, flags, is_primary)
-        context.limits = {int(getattr(real.CUlimit, n)): v for n, v in LIMITS.items()}
+        known = real.CUlimit.__members__
+        limits = device.snapshot.limits.items()
+        context.limits = {int(known[name]): value for name, value in limits if name in known}
         self.machine.register(context)
         return context
 

@@ -207,7 +207,7 @@ class CopyCalls(SubmitCalls):
 
     def _reads_host(self, work: Any, address: int, num_bytes: int) -> None:
         if work is not None and not work.done:
-            self.machine.host_reads.append((address, address + num_bytes, work))
+            self.machine.will_read_host(work, address, num_bytes)
 
 
 def _host_range(argument: Any, num_bytes: int) -> HostBuffer:

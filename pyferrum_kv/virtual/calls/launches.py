@@ -102,8 +102,7 @@ class LaunchCalls(FunctionCalls):
         work = self.submit(stream, self._kernel_op(asked))
         if work is not None and not work.done:
             for taken in host_visible_arguments(self.machine, asked):
-                low = taken.address
-                self.machine.host_reads.append((low, low + taken.num_bytes, work))
+                self.machine.will_read_host(work, taken.address, taken.num_bytes)
 
     def _kernel_op(self, asked: KernelLaunch) -> Op:
         machine = self.machine

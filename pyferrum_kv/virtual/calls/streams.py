@@ -9,12 +9,14 @@ from typing import Any
 from cuda.bindings import driver as real
 
 from pyferrum_kv.virtual.calls.base import driver_call
-from pyferrum_kv.virtual.calls.context import GREATEST_PRIORITY, LEAST_PRIORITY
 from pyferrum_kv.virtual.calls.submit import SubmitCalls
 from pyferrum_kv.virtual.events import Event
 from pyferrum_kv.virtual.objects import Stream
 from pyferrum_kv.virtual.order import Access, Op, nothing
 from pyferrum_kv.virtual.status import CUresult, Refused, code
+
+ANYWHERE = 1 << 64
+"""What a host function may read."""
 
 
 class StreamCalls(SubmitCalls):
@@ -32,7 +34,8 @@ class StreamCalls(SubmitCalls):
         if flags not in (0, 1):
             raise Refused("INVALID_VALUE", f"stream flags {flags}")
         context = self.machine.context()
-        priority = max(GREATEST_PRIORITY, min(LEAST_PRIORITY, priority))
+        least, greatest = context.device.snapshot.stream_priorities
+        priority = max(greatest, min(least, priority))
         lane = self.machine.order.new_lane()
         stream = Stream(self.machine.new_handle(), context, flags, priority, lane)
         context.streams.append(stream)
@@ -117,10 +120,10 @@ class StreamCalls(SubmitCalls):
     def cuLaunchHostFunc(self, hStream: Any, fn: Any, userData: Any) -> None:
         function, argument = int(fn), _address(userData)
         call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function)
-        self.submit(
-            self._stream(hStream),
-            Op("host", "host function", _host(lambda: call(argument)), (fn, userData)),
-        )
+        run = _host(lambda: call(argument))
+        work = self.submit(self._stream(hStream), Op("host", "host function", run, (fn, userData)))
+        if work is not None and not work.done:
+            self.machine.will_read_host(work, 0, ANYWHERE)
 
     @driver_call()
     def cuStreamAddCallback(self, hStream: Any, callback: Any, userData: Any, flags: int) -> None:
