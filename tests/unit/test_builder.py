@@ -75,6 +75,13 @@ def test_the_same_bytes_in_another_folder(
     assert b'"/pyferrum_kv/kernels/element.cuh"' in here["saxpy.sm_80.ptx"]
 
 
+def test_line_information_keeps_rows_and_loses_the_inlining_trail(sources: list[Path]) -> None:
+    text = build(sources, ONE).files["saxpy.sm_80.ptx"]
+    header_file = text.split(b'"/pyferrum_kv/kernels/element.cuh"')[0].split()[-1]
+    assert b"\t.loc\t" + header_file + b" 4 " in text  # the inlined body's own line
+    assert b"inlined_at" not in text
+
+
 def test_an_entry_for_newer_targets_only(tmp_path: Path) -> None:
     built = build(write_sources(tmp_path, newer=NEWER, saxpy=SAXPY))
     newer, saxpy = built.manifest.modules
