@@ -37,6 +37,7 @@ class DecodeShape:
     split_len: int = 0  # > 0: deterministic, tokens of a split
     q_alignment: int = 16  # bytes that divide address and strides of q and of out, up to 16
     kv_alignment: int = 16  # bytes that divide address and block stride of k_pool and v_pool
+    has_k_channel_factors: bool = False
 
     @property
     def num_rows(self) -> int:

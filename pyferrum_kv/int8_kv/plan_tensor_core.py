@@ -106,6 +106,8 @@ def _refusal(head_dim: int, row_tile: int, whole_tiles: bool) -> Callable[[Decod
             return f"block_size {shape.block_size} is not a multiple of {TILE_TOKENS}"
         if shape.q_alignment % 8 or shape.kv_alignment % 16:
             return "q and out must be 8-byte aligned, the pools 16-byte aligned, strides included"
+        if shape.has_k_channel_factors:
+            return "q times k_channel_factors does not fit fp16 closely enough for lse"
         if shape.split_len % (TILE_TOKENS * WARPS):
             return f"split_len {shape.split_len} is not a multiple of {TILE_TOKENS * WARPS}"
         return ""

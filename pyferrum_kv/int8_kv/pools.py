@@ -35,7 +35,11 @@ class Int8KvPools:
 
     @classmethod
     def allocate(cls, stream: CudaStream, layout: KvLayout) -> Int8KvPools:
-        """Allocate pools on `stream`. Their contents are unspecified until tokens are appended."""
+        """Allocate pools of zeros on `stream`.
+
+        Zeros, because the tensor-core kernels load whole tiles of 16 tokens: what lies past a
+        sequence's end changes nothing, but a memory checker wants it written.
+        """
         made: list[CudaSlice] = []
         try:
             for num_elements, dtype in (
@@ -44,7 +48,7 @@ class Int8KvPools:
                 (layout.num_scales, FLOAT16),
                 (layout.num_scales, FLOAT16),
             ):
-                made.append(stream.alloc(num_elements, dtype))
+                made.append(stream.alloc_zeros(num_elements, dtype))
             return cls(layout, *made)
         except BaseException:
             for held in made:
