@@ -45,3 +45,15 @@ class Bench:
         host = bytearray(num_bytes)
         self.do("cuMemcpyDtoH", host, pointer, num_bytes)
         return bytes(host)
+
+    def function(self, ptx: str, entry: str) -> Any:
+        """An entry of a module that is loaded here."""
+        module = self.do("cuModuleLoadData", ptx.encode() + b"\0")
+        return self.do("cuModuleGetFunction", module, entry.encode())
+
+    def launch(
+        self, found: Any, values: Any, types: Any, *, block: int = 1, stream: Any = 0, grid: int = 1
+    ) -> Any:
+        """Launch with (values, types); the status."""
+        sizes = (grid, 1, 1, block, 1, 1, 0)
+        return self.status("cuLaunchKernel", found, *sizes, stream, (values, types), 0)
