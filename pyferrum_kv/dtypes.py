@@ -16,7 +16,7 @@ bfloat16: np.dtype[Any] = np.dtype([("bfloat16", "<u2")])
 
 
 def as_dtype(dtype: npt.DTypeLike | str) -> np.dtype[Any]:
-    """Return the element type that `dtype` names; "bfloat16" and foreign bfloat16 types are ours."""
+    """Return the element type that `dtype` names; "bfloat16" and foreign bfloat16s are ours."""
     if isinstance(dtype, str) and dtype == "bfloat16":
         return bfloat16
     result = np.dtype(dtype)

@@ -86,7 +86,8 @@ class ContextLost(DriverError):
             name,
             meaning,
             on=on,
-            hint=f"the context is lost since {first_cause}; start a new process to use the GPU again",
+            hint=f"the context is lost since {first_cause}; "
+            "start a new process to use the GPU again",
         )
 
 

@@ -1,7 +1,8 @@
 """What a kernel's parameters are: the one description that bundle, driver and virtual device share.
 
-The PTX text tells count, size and float-or-integer of each parameter; names, sign, const and pointee
-come from the `.cu` declaration through the manifest. A field that is not known is empty, never guessed.
+The PTX text tells count, size and float-or-integer of each parameter; names, sign, const and
+pointee come from the `.cu` declaration through the manifest. A field that is not known is empty,
+never guessed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fixtures only. `ctx` runs a test on every driver at hand: the virtual one always, CUDA under @gpu."""
+"""Fixtures only. `ctx` runs a test on every driver at hand: virtual always, CUDA under @gpu."""
 
 from __future__ import annotations
 

@@ -6,7 +6,9 @@ every architecture promised (NVRTC's success does not prove it) and what it cost
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass
 from importlib import metadata
@@ -40,14 +42,15 @@ class Ptxas:
     @classmethod
     def at(cls, path: str | Path) -> Ptxas:
         """Ask a ptxas for its version."""
-        try:
-            shown = _run([str(path), "--version"])
-        except OSError as error:
-            raise BuildError(f"{path} does not run as ptxas: {error}") from None
+        program = shutil.which(path)
+        if program is None:
+            raise BuildError(f"{path} does not run as ptxas: there is no such program")
+        program = os.path.abspath(program)  # it runs in a folder of its own
+        shown = _run([program, "--version"])
         found = re.search(r"V(\d+\.\d+\.\d+)", shown.stdout)
         if found is None:
             raise BuildError(f"{path} --version does not answer as ptxas does")
-        return cls(str(path), found[1])
+        return cls(program, found[1])
 
     @classmethod
     def find(cls) -> Ptxas | None:

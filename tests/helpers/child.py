@@ -41,7 +41,7 @@ sys.exit(status)
 
 
 def run_child(driver: str, body: str) -> tuple[int, str]:
-    """(exit status, stdout and stderr) of `body`, which finds ctx, stream and a slice x of 16 f4."""
+    """(exit status, output) of `body`, which finds ctx, stream and a slice x of 16 f4."""
     path = [str(Path(__file__).parents[1]), *sys.path]
     code = _START.format(path=path, driver=driver) + body
     done = subprocess.run(

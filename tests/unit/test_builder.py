@@ -274,6 +274,17 @@ def test_what_ptxas_refuses_is_reported(sources: list[Path], tmp_path: Path) -> 
     )
 
 
+def test_a_ptxas_may_be_named_by_a_relative_path(
+    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ptxas = fake_ptxas(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    usage = (
+        build(sources[:1], ONE, Ptxas.at(f"./{ptxas.name}")).manifest.modules[0].variants[0].usage
+    )
+    assert len(usage) == 6
+
+
 def test_what_is_no_ptxas_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="does not run as ptxas"):
         Ptxas.at(tmp_path / "nowhere")
