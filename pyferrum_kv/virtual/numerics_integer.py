@@ -105,11 +105,12 @@ def int_div(a: Lanes, b: Lanes) -> Lanes:
 
 
 def int_rem(a: Lanes, b: Lanes) -> Lanes:
-    """Remainder with the sign of the dividend; the dividend where the divisor is zero."""
+    """Remainder with the sign of the dividend; all ones where the divisor is zero, as for div."""
+    remainder = a - int_div(a, b) * b
     zero = b == 0
     if np.count_nonzero(zero):
-        return np.where(zero, a, a - int_div(a, b) * b)
-    return a - int_div(a, b) * b
+        return np.where(zero, ~a.dtype.type(0), remainder)
+    return remainder
 
 
 def popc(a: Lanes) -> Lanes:
