@@ -66,7 +66,7 @@ def _flush(wide: Lanes, wanted: bool) -> Lanes:
 
 def _finish(wide: Lanes, t: str, like: int, flush: bool, sat: bool, relu: bool) -> Lanes:
     if sat:
-        wide = np.where(np.isnan(wide), 0.0, np.clip(wide, 0.0, 1.0))
+        wide = np.where(wide > 0, np.minimum(wide, 1.0), 0.0)  # NaN and -0 become +0
     if relu:
         wide = np.where(wide <= 0, 0.0, wide)
     if flush:
