@@ -41,7 +41,10 @@ def to_integral(x: Lanes, rounding: str) -> Lanes:
 
 
 def float_to_int(x: Lanes, kind: Any, rounding: str) -> Lanes:
-    """Round, clamp into the integer type; NaN gives 0, or the top bit alone for 64-bit results."""
+    """Round and clamp into the integer type.
+
+    NaN gives 0, or the top bit alone where the source or the result has 64 bits.
+    """
     limits = np.iinfo(kind)
     whole = _ROUND[rounding](x.astype(F8))
     low, high = float(limits.min), float(limits.max)  # the largest 64-bit ones round up: exclusive
@@ -52,7 +55,8 @@ def float_to_int(x: Lanes, kind: Any, rounding: str) -> Lanes:
     if inside.all():
         return result
     nan = np.isnan(whole)
-    of_nan = kind(0) if limits.bits < 64 else U8(1 << 63).astype(kind)
+    narrow = limits.bits < 64 and x.dtype != F8
+    of_nan = kind(0) if narrow else U8(1 << (limits.bits - 1)).astype(kind)
     result = np.where(whole < low, kind(limits.min), result)
     result = np.where(
         (whole > high) | ((limits.bits == 64) & (whole >= high)), kind(limits.max), result
@@ -151,7 +155,7 @@ def cvt_pair(high: Lanes, low: Lanes, target: str, rounding: str, relu: bool) ->
 
 
 def cvt_tf32(x: Lanes) -> Lanes:
-    """float32 to tf32 bits, nearest, ties away from zero."""
+    """float32 to tf32 bits, nearest, ties away from zero; infinities and NaNs stay as they are."""
     bits = x.view(U4)
     rounded = (bits + U4(0x1000)) & U4(0xFFFFE000)
-    return np.where(np.isnan(x), U4(0x7FFFFFFF), np.where(np.isinf(x), bits, rounded))
+    return np.where(np.isfinite(x), rounded, bits)
