@@ -56,17 +56,20 @@ class Barriers:
             counts = self._by_cta(waiting.mask)
             self.arrived[waiting.number] = self.arrived.get(waiting.number, 0) + counts
             x._arrive(waiting.end.index + 1, waiting.mask)
+            self.open()
             return
         for other in self.waiting:
             if (other.end.index, other.number) == (waiting.end.index, waiting.number):
                 if waiting.predicate is not None:
                     other.predicate = np.where(waiting.mask, waiting.predicate, other.predicate)
                 other.mask = other.mask | waiting.mask
+                self.open()
                 return
         if waiting.count is None and not self.arrived and np.array_equal(waiting.mask, x.live):
             self._release(waiting, waiting.mask)  # the usual case: everybody at once
         else:
             self.waiting.append(waiting)
+            self.open()
 
     def _by_cta(self, mask: Mask) -> Any:
         return mask.reshape(self.x.lanes.num_ctas, -1).sum(1)

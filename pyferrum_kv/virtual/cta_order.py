@@ -15,8 +15,8 @@ import numpy as np
 from pyferrum_kv.virtual.lanes import Active, Mask
 
 if TYPE_CHECKING:
-    from pyferrum_kv.virtual.cta_races import Access
     from pyferrum_kv.virtual.executor_base import ExecutorBase
+    from pyferrum_kv.virtual.last_writers import Access
 
 Coverage = Any  # int64 [threads of the CTA, padded]: writes before this time are covered
 
@@ -170,7 +170,7 @@ class CtaOrder:
                     knows = self._is_known(second, int(cta), event.time, event.lane)
                     result[rows] |= seen & (knows | (second_lanes[rows] == event.lane))
         if first.strong and not result.all():  # the atomics on one place have an order of their own
-            result |= self._acted_between(first, second, second_lanes, places, atomics)
+            result |= self._acted_between(first, first_lanes, second, second_lanes, places, atomics)
         return result
 
     @staticmethod
@@ -193,19 +193,30 @@ class CtaOrder:
         )
 
     def _acted_between(
-        self, first: Access, second: Access, lanes: Any, places: Any, atomics: list[Access]
+        self,
+        first: Access,
+        first_lanes: Any,
+        second: Access,
+        second_lanes: Any,
+        places: Any,
+        atomics: list[Access],
     ) -> Any:
         """bool [pairs]: whether the second CTA acted on the place after the first access."""
         two = second.executor.lanes
-        ctas = two.ctas[two.slot[lanes]]
-        result = np.zeros(len(lanes), bool)
+        ctas = two.ctas[two.slot[second_lanes]].tolist()
+        result = np.zeros(len(ctas), bool)
         for atomic in atomics:
-            if atomic.executor is second.executor and first.time < atomic.time < second.time:
-                index = np.broadcast_to(atomic.index, (atomic.active.count,))
-                its_ctas = two.ctas[two.slot[atomic.active.lanes]]
-                done = {*zip((index * atomic.size).tolist(), its_ctas.tolist(), strict=False)}
-                base = places // atomic.size * atomic.size
-                result |= np.array(
-                    [p in done for p in zip(base.tolist(), ctas.tolist(), strict=False)], bool
-                )
+            if atomic.executor is not second.executor or atomic.time >= second.time:
+                continue
+            if atomic.time < first.time:
+                continue
+            index = np.broadcast_to(atomic.index, (atomic.active.count,)) * atomic.size
+            its_ctas = two.ctas[two.slot[atomic.active.lanes]]
+            pairs = zip(index.tolist(), its_ctas.tolist(), strict=True)
+            latest = dict(zip(pairs, atomic.active.lanes.tolist(), strict=True))
+            base = (places // atomic.size * atomic.size).tolist()
+            for i, pair in enumerate(zip(base, ctas, strict=True)):
+                lane = latest.get(pair, -1)
+                # in one instruction the lanes act in their order
+                result[i] |= lane > first_lanes[i] if atomic is first else lane >= 0
         return result

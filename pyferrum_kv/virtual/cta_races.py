@@ -9,35 +9,23 @@ ordered.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pyferrum_kv.virtual.cta_order import CtaOrder
-from pyferrum_kv.virtual.lanes import Active, Indices
+from pyferrum_kv.virtual.lanes import Active
+from pyferrum_kv.virtual.last_writers import Access, LastWriters
 
 if TYPE_CHECKING:
     from pyferrum_kv.virtual.executor_base import ExecutorBase
     from pyferrum_kv.virtual.memory import Memory
 
+_HAZARD = {
+    **{"reads": "read", "read": "read", "writes": "write", "wrote": "write"},
+    **{"changes": "atomic", "changed": "atomic"},
+}
 STRONG = frozenset(("volatile", "relaxed", "acquire", "release"))
-
-
-@dataclass(slots=True)
-class Access:
-    """One executed instruction; index is into the arena's view of the access size."""
-
-    executor: ExecutorBase
-    active: Active
-    index: Indices
-    size: int
-    site: int
-    time: int
-    strong: bool
-    values: Any = None  # of a store
-    nc: bool = False
-    start: int = 0  # number of its first unit among all units written
 
 
 class CtaRaces:
@@ -81,122 +69,58 @@ class CtaRaces:
 
     def finish(self, num_ctas: int) -> None:
         """Compare all accesses of the launch."""
-        if (num_ctas == 1 and not any(load.nc for load in self.loads)) or not self.stores:
+        writes = sorted(self.stores + self.atomics, key=lambda access: access.time)
+        if not writes or (num_ctas == 1 and not any(load.nc for load in self.loads)):
             return
-        self.unit = min(min(e.size for e in (*self.stores, *self.loads, *self.atomics)), 4)
-        first, last = self._extent(self.stores)
-        self.owner = np.full(last - first, -1, np.int64)
-        self.first = first
-        number = 0
-        for store in self.stores:
-            store.start = number
-            number += self._enter(store)
-        self.starts = np.array([s.start for s in self.stores])
+        unit = min(4, *(access.size for access in (*writes, *self.loads)))
+        self.last = LastWriters(writes, unit)
+        for write in writes:
+            self._check_write(write)
         for load in self.loads:
-            self._check(load, "reads")
-        for atomic in self.atomics:
-            self._check(atomic, "changes")
+            self._check_load(load)
 
-    def _extent(self, stores: list[Access]) -> tuple[int, int]:
-        low = min(int(s.index.min()) * s.size for s in stores)
-        high = max((int(s.index.max()) + 1) * s.size for s in stores)
-        return low // self.unit, -(-high // self.unit)
-
-    def _units(self, access: Access) -> tuple[Any, Any]:
-        """(unit - first, row among the active lanes) of every unit that an access touches."""
-        rows = np.arange(access.active.count)
-        index = np.broadcast_to(access.index, rows.shape)
-        count = access.size // self.unit
-        if count <= 1:
-            return index - self.first, rows
-        units = index[:, None] * count + (np.arange(count) - self.first)
-        return units.reshape(-1), np.repeat(rows, count)
-
-    def _enter(self, store: Access) -> int:
-        """Enter a store's units; returns how many."""
-        units, rows = self._units(store)
-        mine = store.start + np.arange(units.size)
-        before = self.owner[units]
-        self.owner[units] = mine
-        after = self.owner[units]
-        hit = np.flatnonzero((before >= 0) | (after != mine))
-        if hit.size:
-            other = np.where(before[hit] >= 0, before[hit], after[hit])
-            same_launch = np.where(before[hit] >= 0, 0, 1)
-            self._judge_stores(store, units[hit], rows[hit], hit, other, same_launch)
-        return int(units.size)
-
-    def _judge_stores(
-        self, store: Access, units: Any, rows: Any, position: Any, other: Any, same: Any
-    ) -> None:
-        starts = np.array([s.start for s in self.stores if s.start <= store.start])
-        which = np.searchsorted(starts, other, side="right") - 1
-        lane = store.active.lanes[rows]
-        mine = store.executor.lanes.ctas[store.executor.lanes.slot[lane]]
-        for i in np.unique(which):
-            earlier = self.stores[i]
-            at = np.flatnonzero(which == i)
-            _, earlier_rows = self._units(earlier)
-            theirs_row = earlier_rows[other[at] - earlier.start]
-            theirs = earlier.executor.lanes
-            their_lane = earlier.active.lanes[theirs_row]
-            their_cta = theirs.ctas[theirs.slot[their_lane]]
-            differ = their_cta != mine[at]
-            if not differ.any() or (earlier.strong and store.strong):
+    def _check_write(self, write: Access) -> None:
+        """Compare a store or an atomic with the writes before it, and enter it."""
+        places, rows = self.last.places(write)
+        before, after = self.last.enter(write, places)
+        number = np.where(before >= 0, before, after)
+        hit = np.flatnonzero((before >= 0) | (after >= 0))
+        for earlier, at, their_row in self.last.by_access(number, hit):
+            apart = self._ctas(earlier, their_row) != self._ctas(write, rows[at])
+            if not np.count_nonzero(apart) or (earlier.strong and write.strong):
                 continue
-            at, theirs_row = at[differ], theirs_row[differ]
-            unequal = self._bytes(store, position[at]) != self._bytes(
-                earlier, other[at] - earlier.start
-            )
-            clash = np.flatnonzero(unequal)
+            if earlier.values is not None and write.values is not None:
+                theirs = self.last.stored(earlier, number[at] - earlier.start)
+                apart &= self.last.stored(write, at) != theirs
+            clash = np.flatnonzero(apart)
+            does, did = _doing(write)[0], _doing(earlier)[1]
             self._tell_if_unordered(
-                earlier, theirs_row[clash], store, rows[at][clash], units[at][clash],
-                "write-after-write", "writes", "wrote",
-            )  # fmt: skip
+                earlier, their_row[clash], write, rows[at][clash], places[at][clash], does, did
+            )
 
-    def _bytes(self, store: Access, position: Any) -> Any:
-        """The stored bytes of a store's units, one integer each."""
-        values = np.ascontiguousarray(np.broadcast_to(store.values, (store.active.count,)))
-        return values.view(np.dtype(f"u{self.unit}"))[position]
-
-    def _check(self, access: Access, does: str) -> None:
-        """Compare a load or an atomic with the stores."""
-        units, rows = self._units(access)
-        inside = (units >= 0) & (units < self.owner.size)
-        if not np.count_nonzero(inside):
-            return
-        found = np.where(inside, self.owner[np.where(inside, units, 0)], -1)
-        hit = np.flatnonzero(found >= 0)
-        if not hit.size:
-            return
-        which = np.searchsorted(self.starts, found[hit], side="right") - 1
-        lanes = access.executor.lanes
-        mine = lanes.ctas[lanes.slot[access.active.lanes[rows[hit]]]]
-        for i in np.unique(which):
-            store = self.stores[i]
-            at = np.flatnonzero(which == i)
-            _, store_rows = self._units(store)
-            their_row = store_rows[found[hit[at]] - store.start]
-            theirs = store.executor.lanes
-            their_cta = theirs.ctas[theirs.slot[store.active.lanes[their_row]]]
-            if access.nc:
-                self._tell_stale(access, int(rows[hit[at[0]]]), store, at.size)
+    def _check_load(self, load: Access) -> None:
+        """Compare a load with the last write of what it read."""
+        places, rows = self.last.places(load)
+        number = self.last.find(places)
+        hit = np.flatnonzero(number >= 0)
+        for write, at, their_row in self.last.by_access(number, hit):
+            if load.nc:
+                self._tell_stale(load, int(rows[at[0]]), write, at.size)
                 continue
-            apart = np.flatnonzero(their_cta != mine[at])
-            if not apart.size or (access.strong and store.strong):
+            apart = np.flatnonzero(self._ctas(write, their_row) != self._ctas(load, rows[at]))
+            if not apart.size or (load.strong and write.strong):
                 continue
-            at, their_row = hit[at[apart]], their_row[apart]
-            if store.time < access.time:
-                hazard = "read-after-write" if does == "reads" else "atomic-after-write"
-                self._tell_if_unordered(
-                    store, their_row, access, rows[at], units[at], hazard, does, "wrote"
-                )
+            at, their_row = at[apart], their_row[apart]
+            does, did = _doing(write)
+            if write.time < load.time:
+                self._tell_if_unordered(write, their_row, load, rows[at], places[at], "reads", did)
             else:
-                did = "read" if does == "reads" else "changed"
-                hazard = f"write-after-{'read' if does == 'reads' else 'atomic'}"
-                self._tell_if_unordered(
-                    access, rows[at], store, their_row, units[at], hazard, "writes", did
-                )
+                self._tell_if_unordered(load, rows[at], write, their_row, places[at], does, "read")
+
+    @staticmethod
+    def _ctas(access: Access, rows: Any) -> Any:
+        lanes = access.executor.lanes
+        return lanes.ctas[lanes.slot[access.active.lanes[rows]]]
 
     # ------------------------------------------------------------ telling
 
@@ -206,8 +130,7 @@ class CtaRaces:
         first_rows: Any,
         second: Access,
         second_rows: Any,
-        units: Any,
-        hazard: str,
+        places: Any,
         does: str,
         did: str,
     ) -> None:
@@ -218,20 +141,22 @@ class CtaRaces:
             first.active.lanes[first_rows],
             second,
             second.active.lanes[second_rows],
-            (units + self.first) * self.unit,
+            places * self.last.unit,
             self.atomics,
         )
         racing = np.flatnonzero(~ordered)
         if not racing.size:
             return
         i = racing[0]
-        address = self.memory.base + (int(units[i]) + self.first) * self.unit
+        address = self.memory.base + int(places[i]) * self.last.unit
         other = first.executor.lanes.coordinates(int(first.active.lanes[first_rows[i]]))
         second.executor.tell(
             "cta_race",
             second.site,
             int(second.active.lanes[second_rows[i]]),
-            f"{hazard} at {address:#x}: a CTA {does} what another {did}, and nothing orders them",
+            f"{_HAZARD[does]}-after-{_HAZARD[did]} at {address:#x}: "
+            f"a CTA {does} what another {did}, "
+            "and nothing orders them",
             lanes=racing.size,
             other=f"{did} at {first.executor.where(first.site)} by block {other[0]}, "
             f"thread {other[1]}; {self.memory.describe(address)}",
@@ -264,6 +189,10 @@ class CtaRaces:
                     base = self.memory.base
                     found.append((base + low * size, base + (high + 1) * size, wrote))
         return found
+
+
+def _doing(write: Access) -> tuple[str, str]:
+    return ("changes", "changed") if write.values is None else ("writes", "wrote")
 
 
 def _distinct(index: Any) -> Any:

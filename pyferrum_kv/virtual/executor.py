@@ -19,8 +19,9 @@ from pyferrum_kv.virtual.lanes import WARP, Active, Lanes, Mask
 from pyferrum_kv.virtual.program import Imm, Reg
 from pyferrum_kv.virtual.segments import Segment
 
-PATIENCE = 4096
-"""Every so many segments the highest pc gets a turn: spinning lanes must not starve the others."""
+ROUND, HEAD_START = 512, 448
+"""Of so many segments, all after the first 448 go to the highest pc: lanes that spin at a low pc
+must not starve those that they wait for."""
 
 
 class Executor(Atomics):
@@ -42,7 +43,10 @@ class Executor(Atomics):
             if not self.ready and not self._unblock():
                 return
             turns += 1
-            pc = max(self.ready) if turns % PATIENCE == 0 else min(self.ready)
+            if len(self.ready) > 1 and turns % ROUND >= HEAD_START:
+                pc = max(self.ready)
+            else:
+                pc = min(self.ready)
             mask = self.ready.pop(pc)
             if pc >= len(self.compiled.segments):
                 self._exit(mask)

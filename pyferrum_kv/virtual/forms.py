@@ -27,22 +27,37 @@ from pyferrum_kv.virtual.program import (
     Vector,
 )
 
-__all__ = ["Form", "NotEmulated", "check_instruction", "find_form"]
+__all__ = ["OPCODES", "Form", "NotEmulated", "check_operands", "find_form"]
 
+# fmt: off
+OPCODES = frozenset((
+    "abs", "activemask", "add", "addc", "alloca", "and", "applypriority", "atom", "bar",
+    "barrier", "bfe", "bfi", "bfind", "bmsk", "bra", "brev", "brkpt", "brx", "call",
+    "clusterlaunchcontrol", "clz", "cnot", "copysign", "cos", "cp", "createpolicy", "cvt", "cvta",
+    "discard", "div", "dp2a", "dp4a", "elect", "ex2", "exit", "fence", "fma", "fns", "getctarank",
+    "griddepcontrol", "isspacep", "istypep", "ld", "ldmatrix", "ldu", "lg2", "lop3", "mad",
+    "mad24", "madc", "mapa", "match", "max", "mbarrier", "membar", "min", "mma", "mov",
+    "movmatrix", "mul", "mul24", "multimem", "nanosleep", "neg", "not", "or", "pmevent", "popc",
+    "prefetch", "prefetchu", "prmt", "rcp", "red", "redux", "rem", "ret", "rsqrt", "sad", "selp",
+    "set", "setmaxnreg", "setp", "shf", "shfl", "shl", "shr", "sin", "slct", "sqrt", "st",
+    "stackrestore", "stacksave", "stmatrix", "sub", "subc", "suld", "suq", "sured", "sust",
+    "szext", "tanh", "tcgen05", "tensormap", "testp", "tex", "tld4", "trap", "txq", "vabsdiff",
+    "vabsdiff2", "vabsdiff4", "vadd", "vadd2", "vadd4", "vavrg2", "vavrg4", "vmad", "vmax",
+    "vmax2", "vmax4", "vmin", "vmin2", "vmin4", "vote", "vset", "vset2", "vset4", "vshl", "vshr",
+    "vsub", "vsub2", "vsub4", "wgmma", "wmma", "xor",
+))
+# fmt: on
+"""Every opcode of PTX: what is none of them is a mistake, not something that is not emulated."""
 _FITTING: set[tuple[str | None, ...]] = set()  # (opcode, register types) that were found to fit
 SPACES = frozenset(("global", "shared", "local", "const", "param", "generic"))
 
 
-def check_instruction(instruction: Instruction) -> str:
-    """Why the form is not emulated, or an empty string. PtxSyntaxError: operands do not fit."""
-    try:
-        form = find_form(instruction.opcode)
-    except NotEmulated as refusal:
-        return str(refusal)
+def check_operands(instruction: Instruction, form: Form) -> None:
+    """PtxSyntaxError where the operands do not fit the form."""
     wanted = form.results + form.sources
     key = (instruction.opcode, *[o.type if type(o) is Reg else None for o in instruction.operands])
-    if key in _FITTING and None not in key:
-        return ""
+    if key in _FITTING:
+        return
     required = sum(not w.endswith("?") for w in wanted)
     if not required <= len(instruction.operands) <= len(wanted):
         counts = f"{required}" if required == len(wanted) else f"{required} to {len(wanted)}"
@@ -55,8 +70,8 @@ def check_instruction(instruction: Instruction) -> str:
         problem = _mismatch(operand, spec.rstrip("?"), is_result)
         if problem:
             raise PtxSyntaxError(instruction.line, f"{instruction.text}: {problem}")
-    _FITTING.add(key)
-    return ""
+    if None not in key:
+        _FITTING.add(key)
 
 
 def _mismatch(operand: Operand, spec: str, is_result: bool) -> str:

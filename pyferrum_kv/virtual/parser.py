@@ -12,9 +12,9 @@ from bisect import bisect_right
 from functools import lru_cache
 
 from pyferrum_kv.ptx_reader import PtxSyntaxError, read_ptx
-from pyferrum_kv.virtual.forms import check_instruction
+from pyferrum_kv.virtual.forms import OPCODES, NotEmulated, check_operands, find_form
 from pyferrum_kv.virtual.operands import OperandReader
-from pyferrum_kv.virtual.program import Instruction, Kernel, Program
+from pyferrum_kv.virtual.program import Instruction, Kernel, Program, Symbol
 from pyferrum_kv.virtual.variables import lay_out, read_variable
 
 NAME = r"[A-Za-z_$%][\w$]*"
@@ -163,7 +163,7 @@ class _Body:
             what = found.lastgroup
             if what == "operands":
                 self.instruction(found)
-            elif what == "row":
+            elif what == "loc":
                 self.loc = (int(found["file"]), int(found["row"]))
             elif what == "label":
                 self.label(found)
@@ -232,16 +232,23 @@ class _Body:
             if register.type != "pred":
                 raise PtxSyntaxError(line, f"@{register.name} is .{register.type}; wanted .pred")
             guard = (register, not found["negated"])
+        try:
+            form = find_form(opcode)
+        except NotEmulated as refusal:
+            if opcode.partition(".")[0] not in OPCODES:
+                raise PtxSyntaxError(line, f"{opcode.partition('.')[0]} is no PTX opcode") from None
+            self.kernel.unsupported.append((line, f"{text}: {refusal}"))
+            return
         operands = self.reader.read(found["operands"], line)
         instruction = Instruction(line, opcode, operands, guard, self.loc, text)
-        problem = check_instruction(instruction)
-        if problem:
-            self.kernel.unsupported.append((line, f"{text}: {problem}"))
+        check_operands(instruction, form)
         self.kernel.instructions.append(instruction)
 
     def check_labels(self) -> None:
         """Every name that is neither register, variable nor parameter must be a label."""
         kernel = self.kernel
+        for instruction in kernel.instructions:
+            self.check_branch(instruction)
         for line, name in self.reader.names:
             known = (
                 name in kernel.labels
@@ -254,6 +261,19 @@ class _Body:
             )
             if not known and not any(at == line for at, _ in kernel.unsupported):
                 raise PtxSyntaxError(line, f"{name} is not declared")
+
+    def check_branch(self, instruction: Instruction) -> None:
+        """A branch goes to a label, or by a list of labels."""
+        if not instruction.opcode.startswith(("bra", "brx")):
+            return
+        target = instruction.operands[-1]
+        assert isinstance(target, Symbol)
+        names: tuple[str, ...] = (target.name,)
+        if instruction.opcode.startswith("brx"):
+            names = self.kernel.branch_lists.get(target.name, (target.name,))
+        for name in names:
+            if name not in self.kernel.labels:
+                raise PtxSyntaxError(instruction.line, f"{name} is not declared as a label")
 
 
 def _blank_comment(match: re.Match[str]) -> str:
