@@ -1,6 +1,6 @@
 """paged_decode_attention_int8 against reading its bytes, on one GPU in one run.
 
-    python benchmarks/bench_decode.py [SHAPE ...] [--peers] [--block-size N] [--json FILE]
+    python -m benchmarks.bench_decode [SHAPE ...] [--peers] [--block-size N] [--json FILE]
 
 Method. A call is one decode step of one layer. Each subject is a captured graph of many calls on
 caches of their own, blocks in random order, so that a replay passes over more than the L2 holds.
@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import in_words, machine, open_gpu
-from read_ceiling import CTAS_AN_SM, launch_read, read_kernel
-from replay import Repeated, replay
 
+from benchmarks.machine import in_words, machine, open_gpu
+from benchmarks.read_ceiling import CTAS_AN_SM, launch_read, read_kernel
+from benchmarks.replay import Repeated, replay
 from pyferrum_kv import CudaContext, CudaStream
 from pyferrum_kv.int8_kv import Int8KvPools, KvLayout, paged_decode_attention_int8
 
