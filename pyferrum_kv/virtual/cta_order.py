@@ -210,10 +210,10 @@ class CtaOrder:
                 continue
             if atomic.time < first.time:
                 continue
-            index = np.broadcast_to(atomic.index, (atomic.active.count,)) * atomic.size
-            its_ctas = two.ctas[two.slot[atomic.active.lanes]]
+            index = np.broadcast_to(atomic.index, atomic.lanes.shape) * atomic.size
+            its_ctas = two.ctas[two.slot[atomic.lanes]]
             pairs = zip(index.tolist(), its_ctas.tolist(), strict=True)
-            latest = dict(zip(pairs, atomic.active.lanes.tolist(), strict=True))
+            latest = dict(zip(pairs, atomic.lanes.tolist(), strict=True))
             base = (places // atomic.size * atomic.size).tolist()
             for i, pair in enumerate(zip(base, ctas, strict=True)):
                 lane = latest.get(pair, -1)

@@ -9,6 +9,7 @@ ordered.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,8 @@ _HAZARD = {
     **{"reads": "read", "read": "read", "writes": "write", "wrote": "write"},
     **{"changes": "atomic", "changed": "atomic"},
 }
+MOST_KEPT = 4_000_000
+"""Elements of loads that are kept before they are thinned: 32 MiB."""
 STRONG = frozenset(("volatile", "relaxed", "acquire", "release"))
 
 
@@ -37,6 +40,7 @@ class CtaRaces:
         self.stores: list[Access] = []
         self.atomics: list[Access] = []
         self.order = CtaOrder()
+        self._kept = 0  # elements of loads
 
     # ---------------------------------------------------------- recording
 
@@ -45,7 +49,10 @@ class CtaRaces:
     ) -> None:
         x.clock += 1
         strong = order in STRONG
-        self.loads.append(Access(x, a, index, size, site, x.clock, strong, None, nc))
+        self.loads.append(Access(x, a.lanes, index, size, site, x.clock, strong, None, nc))
+        self._kept += index.size
+        if self._kept > MOST_KEPT:
+            self._thin()
         if strong:
             self.order.acquire(x, a, index, size)
 
@@ -54,7 +61,7 @@ class CtaRaces:
     ) -> None:
         x.clock += 1
         strong = order in STRONG
-        self.stores.append(Access(x, a, index, size, site, x.clock, strong, values))
+        self.stores.append(Access(x, a.lanes, index, size, site, x.clock, strong, values))
         if strong:
             self.order.release(x, a, index, size, order == "release")
 
@@ -62,8 +69,18 @@ class CtaRaces:
         self, x: ExecutorBase, a: Active, index: Any, size: int, site: int, order: str
     ) -> None:
         x.clock += 1
-        self.atomics.append(Access(x, a, index, size, site, x.clock, True))
+        self.atomics.append(Access(x, a.lanes, index, size, site, x.clock, True))
         self.order.act(x, a, index, size, order in ("release", "acq_rel"))
+
+    def _thin(self) -> None:
+        """Keep one load of a place by an instruction for each CTA: loops repeat theirs."""
+        groups: dict[tuple[int, int, bool, bool], list[Access]] = {}
+        for load in self.loads:
+            key = id(load.executor), load.site, load.strong, load.nc
+            groups.setdefault(key, []).append(load)
+        self.loads = [_merge(group) for group in groups.values()]
+        # what cannot be thinned is kept; look again when as much has come anew
+        self._kept = 0
 
     # ---------------------------------------------------------- comparing
 
@@ -120,7 +137,7 @@ class CtaRaces:
     @staticmethod
     def _ctas(access: Access, rows: Any) -> Any:
         lanes = access.executor.lanes
-        return lanes.ctas[lanes.slot[access.active.lanes[rows]]]
+        return lanes.ctas[lanes.slot[access.lanes[rows]]]
 
     # ------------------------------------------------------------ telling
 
@@ -138,9 +155,9 @@ class CtaRaces:
             return
         ordered = self.order.ordered(
             first,
-            first.active.lanes[first_rows],
+            first.lanes[first_rows],
             second,
-            second.active.lanes[second_rows],
+            second.lanes[second_rows],
             places * self.last.unit,
             self.atomics,
         )
@@ -149,11 +166,11 @@ class CtaRaces:
             return
         i = racing[0]
         address = self.memory.base + int(places[i]) * self.last.unit
-        other = first.executor.lanes.coordinates(int(first.active.lanes[first_rows[i]]))
+        other = first.executor.lanes.coordinates(int(first.lanes[first_rows[i]]))
         second.executor.tell(
             "cta_race",
             second.site,
-            int(second.active.lanes[second_rows[i]]),
+            int(second.lanes[second_rows[i]]),
             f"{_HAZARD[does]}-after-{_HAZARD[did]} at {address:#x}: "
             f"a CTA {does} what another {did}, "
             "and nothing orders them",
@@ -166,7 +183,7 @@ class CtaRaces:
         load.executor.tell(
             "stale_read",
             load.site,
-            int(load.active.lanes[row]),
+            int(load.lanes[row]),
             "ld.global.nc reads bytes that the same launch writes; the cache may hold old ones",
             lanes=lanes,
             other=f"written at {store.executor.where(store.site)}",
@@ -189,6 +206,16 @@ class CtaRaces:
                     base = self.memory.base
                     found.append((base + low * size, base + (high + 1) * size, wrote))
         return found
+
+
+def _merge(loads: list[Access]) -> Access:
+    """One access for many of one instruction and chunk, at the time of the first."""
+    first = loads[0]
+    lanes = np.concatenate([load.lanes for load in loads])
+    index = np.concatenate([np.broadcast_to(load.index, load.lanes.shape) for load in loads])
+    chunk = first.executor.lanes
+    _, kept = np.unique(index * chunk.num_ctas + chunk.slot[lanes], return_index=True)
+    return replace(first, lanes=lanes[kept], index=index[kept])
 
 
 def _doing(write: Access) -> tuple[str, str]:

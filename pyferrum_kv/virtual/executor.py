@@ -68,6 +68,13 @@ class Executor(Atomics):
                 self._time_out(active, code)
             self._run_code(active, code)
 
+    def release(self) -> None:
+        """Let go of registers and shared memory; who the lanes are stays known."""
+        self.registers.clear()
+        self.shared.clear()
+        self.written.clear()
+        self.shared_races = None
+
     # ---------------------------------------------------------- segments
 
     def _run_code(self, active: Active, code: Code) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyferrum_kv.virtual.lanes import Active, Indices
+from pyferrum_kv.virtual.lanes import Indices
 
 if TYPE_CHECKING:
     from pyferrum_kv.virtual.executor_base import ExecutorBase
@@ -18,10 +18,10 @@ PAGE = 4096
 
 @dataclass(slots=True)
 class Access:
-    """One executed instruction; index is into the arena's view of the access size."""
+    """One executed instruction; index (one for all, or one a lane) is in units of its size."""
 
     executor: ExecutorBase
-    active: Active
+    lanes: Indices  # that took part
     index: Indices
     size: int
     site: int
@@ -52,8 +52,8 @@ class LastWriters:
             write.start = start
 
     def places(self, access: Access) -> tuple[Any, Any]:
-        """(unit, row among the active lanes) of every unit that an access touches."""
-        rows = np.arange(access.active.count)
+        """(unit, row among the lanes) of every unit that an access touches."""
+        rows = np.arange(access.lanes.size)
         index = np.broadcast_to(access.index, rows.shape)
         count = access.size // self.unit
         if count <= 1:
@@ -93,5 +93,5 @@ class LastWriters:
 
     def stored(self, write: Access, units: Any) -> Any:
         """The bytes of a store's units, one integer each."""
-        values = np.ascontiguousarray(np.broadcast_to(write.values, (write.active.count,)))
+        values = np.ascontiguousarray(np.broadcast_to(write.values, write.lanes.shape))
         return values.view(np.dtype(f"u{self.unit}"))[units]

@@ -7,6 +7,7 @@ absolute products, not to the bit.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,25 +21,36 @@ _GROUP, _IN_GROUP = _LANE // 4, _LANE % 4
 
 
 def _elements(fragments: Fragments, bits: str) -> Any:
-    """[warps, 32, registers * elements]: the values that each lane holds, lowest bits first."""
+    """[warps, 32 * elements a lane]: what the lanes hold, lowest bits first."""
     words = np.stack(fragments, -1)
     kind = {"f16": np.float16, "bf16": np.uint16, "s8": np.int8, "u8": np.uint8}[bits]
     values = np.ascontiguousarray(words).view(kind)
-    return (from_bf16(values) if bits == "bf16" else values).astype(np.float64)
+    wide = (from_bf16(values) if bits == "bf16" else values).astype(np.float64)
+    return wide.reshape(wide.shape[0], -1)
 
 
-def _places(rows: int, k: int, per_register: int) -> tuple[Any, Any]:
-    """(row, column) [32, elements] of the A fragment (16 rows) or the B fragment, as (n, k)."""
-    row: list[Any] = []
-    column: list[Any] = []
-    registers = rows * k // WARP // per_register
-    for register in range(registers):
+@lru_cache(maxsize=32)
+def _order(rows: int, k: int, per_register: int) -> Any:
+    """[rows * k]: where each element of A (16 rows) or of B's transpose (8 rows) lies in a warp.
+
+    The lanes' elements are numbered lane * (elements a lane) + element.
+    """
+    elements = rows * k // WARP
+    order = np.zeros((rows, k), np.intp)
+    for element in range(elements):
+        register, within = divmod(element, per_register)
         lower = register % 2 if rows == 16 else 0
         upper = register // 2 if rows == 16 else register
-        for element in range(per_register):
-            row.append(_GROUP + 8 * lower)
-            column.append(_IN_GROUP * per_register + element + upper * 4 * per_register)
-    return np.stack(row, 1), np.stack(column, 1)
+        column = _IN_GROUP * per_register + within + upper * 4 * per_register
+        order[_GROUP + 8 * lower, column] = _LANE * elements + element
+    return order.reshape(-1)
+
+
+# [128]: the elements of a [16, 8] matrix that the lanes hold, four each
+_HELD = np.stack(
+    [(_GROUP + 8 * (i // 2)) * 8 + 2 * _IN_GROUP + i % 2 for i in range(4)],
+    1,
+).reshape(-1)
 
 
 def mma(
@@ -53,18 +65,16 @@ def mma(
     a, b, c = abc
     per_register = 4 if a_type in ("s8", "u8") else 2
     warps = a[0].shape[0]
-    left, right = np.zeros((warps, 16, k)), np.zeros((warps, 8, k))
-    row, column = _places(16, k, per_register)
-    left[:, row, column] = _elements(a, a_type)
-    row, column = _places(8, k, per_register)
-    right[:, row, column] = _elements(b, b_type)
-    product = left @ right.transpose(0, 2, 1)
+    left = _elements(a, a_type)[:, _order(16, k, per_register)].reshape(warps, 16, k)
+    right = _elements(b, b_type)[:, _order(8, k, per_register)].reshape(warps, 8, k)
+    product = (left @ right.transpose(0, 2, 1)).reshape(warps, 128)[:, _HELD]
+    held = product.reshape(warps, WARP, 4)
     if c_type == "f16":
         halves = np.ascontiguousarray(np.stack(c, -1)).view(np.float16)
-        total = (_gather(product) + halves.astype(np.float64)).astype(np.float16)
+        total = (held + halves.astype(np.float64)).astype(np.float16)
         packed = np.ascontiguousarray(total).view(np.uint32)
         return [packed[..., i] for i in range(2)]
-    added = _gather(product) + np.stack(c, -1).astype(np.float64)
+    added = held + np.stack(c, -1)
     if c_type == "f32":
         results = added.astype(np.float32)
     elif satfinite:
@@ -72,13 +82,6 @@ def mma(
     else:
         results = added.astype(np.int64).astype(np.int32)
     return [np.ascontiguousarray(results[..., i]) for i in range(4)]
-
-
-def _gather(product: Any) -> Any:
-    """[warps, 32, 4]: each lane's elements of a [16, 8] matrix."""
-    row = np.stack([_GROUP, _GROUP, _GROUP + 8, _GROUP + 8], 1)
-    column = np.stack([2 * _IN_GROUP, 2 * _IN_GROUP + 1] * 2, 1)
-    return product[:, row, column]
 
 
 def transpose_8x8(words: Any) -> Any:

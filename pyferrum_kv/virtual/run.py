@@ -77,6 +77,7 @@ def launch(
             executor = Executor(state, lanes, code)
             executor.clock = clock
             executor.run()
+            executor.release()
             clock = executor.clock
         if state.races is not None:
             state.races.finish(num_ctas)

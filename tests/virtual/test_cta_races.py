@@ -156,3 +156,13 @@ def test_accesses_are_told_as_ranges_for_the_order_of_streams() -> None:
               WORDS[:32], WORDS[:4])  # fmt: skip
     a, b = run.addresses
     assert sorted(run.facts.accesses) == [(a, a + 128, False), (b + 8, b + 12, True)]
+
+
+@pytest.mark.parametrize("kept", [1, 100])
+def test_loads_of_long_launches_are_thinned_without_losing_races(
+    kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyferrum_kv.virtual.cta_races.MOST_KEPT", kept)
+    assert last_cta().reports == []
+    assert last_cta(fence="").kinds == ["cta_race"]
+    assert last_cta(fence="", lanes_per_chunk=64).kinds == ["cta_race"]
