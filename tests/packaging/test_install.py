@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+# pip builds here without fetching anything: both must be in this environment
+for package in ("hatchling", "editables"):
+    pytest.importorskip(package, reason="these tests build with hatchling: pip install '.[test]'")
+
 ROOT = Path(__file__).parents[2]
 CODE = """
 from pyferrum_kv.bundle import PtxBundle, bundle_files

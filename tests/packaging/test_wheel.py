@@ -9,10 +9,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hatchling.builders.sdist import SdistBuilder
-from hatchling.builders.wheel import WheelBuilder
 
 from pyferrum_kv.bundle import PtxBundle
+
+WHY = "these tests build with hatchling: pip install '.[test]'"
+SdistBuilder = pytest.importorskip("hatchling.builders.sdist", reason=WHY).SdistBuilder
+WheelBuilder = pytest.importorskip("hatchling.builders.wheel", reason=WHY).WheelBuilder
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = sorted(path.name for path in (ROOT / "ptx").iterdir())
