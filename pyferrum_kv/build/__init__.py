@@ -1,7 +1,7 @@
 """From `.cu` files to a bundle: compile, read the declarations, hold both together, write.
 
 Build time only: needs NVRTC, and ptxas for the register counts. Read in this order: macros,
-declaration, sources, signatures, ptxas, reuse, builder, check.
+declaration, sources, compilation, signatures, ptxas, reuse, builder, check.
 """
 
 from pyferrum_kv.build.builder import Built, build, write

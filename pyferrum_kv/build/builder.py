@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
+from pyferrum_kv.build.compilation import compiled_alike
 from pyferrum_kv.build.declaration import Declarations, read_declarations
 from pyferrum_kv.build.ptxas import Ptxas, served
 from pyferrum_kv.build.reuse import unchanged
@@ -25,7 +26,7 @@ from pyferrum_kv.bundle.manifest import Manifest, Module, Usage, Variant
 from pyferrum_kv.bundle.ptx_bundle import PtxBundle
 from pyferrum_kv.bundle.write import manifest_bytes, new_manifest
 from pyferrum_kv.errors import BuildError, NvrtcNotFound
-from pyferrum_kv.nvrtc import WANTED_WHEEL, WHEEL, CompiledPtx, CompileOptions, compile_ptx
+from pyferrum_kv.nvrtc import WANTED_WHEEL, WHEEL, CompiledPtx, CompileOptions
 from pyferrum_kv.ptx_reader import PtxInfo, read_ptx
 from pyferrum_kv.signature import Signature
 
@@ -35,8 +36,6 @@ NEWEST_PTX = (8, 0)  # every CUDA 12 driver reads it
 # Without this guard of its own NVRTC adds some forty unused constants of nv::target to each module.
 DEFINES = ("__NV_TARGET_H",)
 _RUNTIME_FUNCTIONS = {"vprintf", "__assertfail", "malloc", "free"}
-# ptxas 12.0.76 crashes on it for sm_90. A line keeps its file and row; who inlined it is lost.
-_INLINED_AT = re.compile(rb", function_name \S+, inlined_at [^\n]*")
 
 Progress = Callable[[str], None]
 
@@ -56,12 +55,14 @@ def build(
     ptxas: Ptxas | None = None,
     progress: Progress = lambda step: None,
     earlier: PtxBundle | None = None,
+    known: Mapping[str, bytes] | None = None,
 ) -> Built:
     """Build a bundle from `.cu` files; writes nothing.
 
     archs:    "compute_80", ...; a PTX file for each that has entries
     ptxas:    measures registers and spills; None leaves `usage` empty
     earlier:  a bundle whose modules are taken over where sources, options and tools are the same
+    known:    file name -> PTX on disk, taken for the build's result when a compilation gives it
     """
     files: dict[str, bytes] = {}
     modules: list[Module] = []
@@ -76,7 +77,7 @@ def build(
             modules.append(kept)
             files.update({v.file: earlier.ptx(kept.name, v.target) for v in kept.variants})
             continue
-        module, texts, logs = _module(source, archs, ptxas, progress)
+        module, texts, logs = _module(source, archs, ptxas, progress, known or {})
         modules.append(module)
         files.update(texts)
         warnings += logs
@@ -119,7 +120,11 @@ def _options(arch: str) -> CompileOptions:
 
 
 def _module(
-    source: Path, archs: Sequence[str], ptxas: Ptxas | None, progress: Progress
+    source: Path,
+    archs: Sequence[str],
+    ptxas: Ptxas | None,
+    progress: Progress,
+    known: Mapping[str, bytes],
 ) -> tuple[Module, dict[str, bytes], list[str]]:
     text = source.read_text(encoding="utf-8")
     headers = {
@@ -137,8 +142,9 @@ def _module(
         target = _target(arch)
         progress(f"{source.stem} {target}")
         options = _options(arch)
-        compiled = compile_ptx(text, f"{LINE_FOLDER}/{source.name}", options, headers=headers)
-        compiled = replace(compiled, ptx=_INLINED_AT.sub(b"", compiled.ptx))
+        file = f"{source.stem}.{target}.ptx"
+        name = f"{LINE_FOLDER}/{source.name}"
+        compiled = compiled_alike(text, name, options, headers, known.get(file))
         info = _examined(compiled, target)
         if compiled.log.strip():
             logs.append(compiled.log.strip())
@@ -146,7 +152,6 @@ def _module(
         if not found:  # all of its entries are for other targets
             continue
         _merge(entries, found)
-        file = f"{source.stem}.{target}.ptx"
         texts[file] = compiled.ptx
         variant = _variant(source.stem, target, file, compiled, info, options.flags())
         variants.append(_assembled(variant, compiled.ptx, ptxas, progress) if ptxas else variant)

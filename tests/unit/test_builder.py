@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.sources import NEWER, SAXPY, SHARED, STRUCT, fake_ptxas, write_sources
 
-from pyferrum_kv.build import Ptxas, assemble, build, check, check_sources, write
+from pyferrum_kv.build import Ptxas, assemble, build, check, check_sources, compilation, write
 from pyferrum_kv.build import builder as builder_module
 from pyferrum_kv.bundle import PtxBundle
 from pyferrum_kv.bundle.manifest import MANIFEST
 from pyferrum_kv.errors import BuildError, CompileError, NvrtcNotFound
+from pyferrum_kv.nvrtc import CompiledPtx, CompileOptions
 
 pytestmark = pytest.mark.slow  # they compile
 
@@ -97,13 +100,13 @@ def test_unchanged_modules_are_taken_over(
     first = build(sources, ONE)
     write(first, folder)
     compiled: list[str] = []
-    real = builder_module.compile_ptx
+    real = builder_module.compiled_alike
 
-    def counting(source: str, name: str, *args: object, **named: object) -> object:
+    def counting(source: str, name: str, *args: Any) -> object:
         compiled.append(name.rpartition("/")[2])
-        return real(source, name, *args, **named)  # type: ignore[arg-type]
+        return real(source, name, *args)
 
-    monkeypatch.setattr(builder_module, "compile_ptx", counting)
+    monkeypatch.setattr(builder_module, "compiled_alike", counting)
 
     def again(archs: tuple[str, ...] = ONE, ptxas: Ptxas | None = None) -> list[str]:
         compiled.clear()
@@ -177,6 +180,52 @@ def test_what_must_stop_a_build(tmp_path: Path, text: str, message: str) -> None
 def test_a_compile_error_carries_the_log(tmp_path: Path) -> None:
     with pytest.raises(CompileError, match=r"/pyferrum_kv/kernels/k\.cu\(1\): error"):
         build(write_sources(tmp_path, k="no C++"), ONE)
+
+
+def test_calls_are_not_numbered_by_the_process(tmp_path: Path) -> None:
+    called = write_sources(
+        tmp_path,
+        k="static __device__ __noinline__ int next(int x) { return x * x + 1; }\n"
+        'extern "C" __global__ void k(int* x) { x[0] = next(x[1]); }',
+    )
+    text = build(called, ONE).files["k.sm_80.ptx"]
+    assert b"// callseq\n" in text
+    assert text == build(called, ONE).files["k.sm_80.ptx"]
+
+
+def texts_by_turns(monkeypatch: pytest.MonkeyPatch, *texts: bytes) -> None:
+    """A compiler that gives these texts, one a compilation."""
+    turns: Iterator[bytes] = iter(texts)
+
+    def compile_ptx(source: str, name: str, *args: Any, **named: Any) -> CompiledPtx:
+        return CompiledPtx(name, next(turns), "", "12.0.76")
+
+    monkeypatch.setattr(compilation, "compile_ptx", compile_ptx)
+
+
+@pytest.mark.parametrize(
+    ("texts", "known", "taken"),
+    [
+        ((b"a", b"a"), None, b"a"),
+        ((b"b", b"a", b"a"), None, b"a"),  # one compilation that went another way
+        ((b"a", b"b", b"a"), None, b"a"),
+        ((b"a",), b"a", b"a"),
+        ((b"b", b"a"), b"a", b"a"),  # not drift: the text on disk comes too
+        ((b"b", b"b"), b"a", b"b"),  # drift
+    ],
+)
+def test_a_text_counts_when_it_is_known_or_came_twice(
+    monkeypatch: pytest.MonkeyPatch, texts: tuple[bytes, ...], known: bytes | None, taken: bytes
+) -> None:
+    texts_by_turns(monkeypatch, *texts)
+    options = CompileOptions()
+    assert compilation.compiled_alike("", "k.cu", options, {}, known).ptx == taken
+
+
+def test_a_compiler_that_never_agrees_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts_by_turns(monkeypatch, *(bytes([i]) for i in range(100)))
+    with pytest.raises(BuildError, match=r"^k\.cu: NVRTC gave 8 different texts of 8"):
+        compilation.compiled_alike("", "k.cu", CompileOptions(), {})
 
 
 def test_no_source_is_no_bundle() -> None:

@@ -11,6 +11,7 @@ from helpers.bundles import SAXPY, SAXPY_PTX, write_saxpy_bundle
 from pyferrum_kv.bundle import PtxBundle, bundle_files
 from pyferrum_kv.bundle.manifest import read_manifest
 from pyferrum_kv.errors import BundleCorrupt, BundleNotFound, EntryNotFound
+from pyferrum_kv.ptx_reader import PtxInfo, PtxSyntaxError
 
 
 @pytest.fixture
@@ -34,6 +35,18 @@ def test_a_file_is_read_once(folder: Path) -> None:
     first = bundle.ptx("saxpy", "sm_80")
     (folder / "saxpy.sm_80.ptx").unlink()
     assert bundle.ptx("saxpy", "sm_80") is first
+
+
+def test_reading_a_file_trusts_its_hash_and_leaves_the_text_to_verify(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(text: str) -> PtxInfo:
+        raise PtxSyntaxError(1, "was read")
+
+    monkeypatch.setattr("pyferrum_kv.bundle.ptx_bundle.read_ptx", refuse)
+    bundle = PtxBundle.open(folder)
+    assert bundle.ptx("saxpy", "sm_90")
+    assert ["was read" in problem for problem in bundle.verify()] == [True, True]
 
 
 def test_a_bundle_inside_a_zip(folder: Path, tmp_path: Path) -> None:

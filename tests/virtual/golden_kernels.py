@@ -5,8 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
-
-from tests.virtual.golden_text import Case
+from virtual.golden_text import Case
 
 _SAVE = "st.global.b32 [O], w8;"
 

@@ -1,7 +1,7 @@
 """Goldens: what hardware computes for every opcode form, kept in goldens.npz beside this file.
 
-    python -m tests.virtual.goldens --record tests/virtual/goldens.npz     # on a machine with a GPU
-    python -m tests.virtual.goldens --write /tmp/ptx                       # the PTX, for ptxas
+    PYTHONPATH=.:tests python -m virtual.goldens --record tests/virtual/goldens.npz   # on a GPU
+    PYTHONPATH=.:tests python -m virtual.goldens --write /tmp/ptx         # the PTX, for ptxas
 
 The file holds for each case the fingerprint of its kernel and inputs, and the bytes of its output.
 """
@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from pyferrum_kv.virtual.memory import Memory
-from pyferrum_kv.virtual.parser import parse_ptx
-from pyferrum_kv.virtual.run import launch
-from tests.virtual.golden_forms import APPROXIMATE, BOUNDED, EXACT, SM_90
-from tests.virtual.golden_kernels import (
+from virtual.golden_forms import APPROXIMATE, BOUNDED, EXACT, SM_90
+from virtual.golden_kernels import (
     atomic_cases,
     matrix_cases,
     memory_cases,
     random_cases,
     warp_cases,
 )
-from tests.virtual.golden_text import LANES, Case, register_case
+from virtual.golden_text import LANES, Case, register_case
+
+from pyferrum_kv.virtual.memory import Memory
+from pyferrum_kv.virtual.parser import parse_ptx
+from pyferrum_kv.virtual.run import launch
 
 GOLDENS = Path(__file__).with_name("goldens.npz")
 

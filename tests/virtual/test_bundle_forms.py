@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from virtual import goldens
 
 from pyferrum_kv.bundle import PtxBundle
 from pyferrum_kv.virtual.parser import parse_ptx
-from tests.virtual import goldens
 
 BUNDLE = PtxBundle.default()
 MODULES = sorted({(v.module, v.target) for vs in BUNDLE.entries.values() for v in vs})

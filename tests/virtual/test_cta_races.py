@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from tests.virtual.ptx_bench import Run
+from virtual.ptx_bench import Run
 
 WORDS = np.zeros(1024, np.uint32)
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from virtual.ptx_bench import Run, thread_store
 
 from pyferrum_kv.virtual.memory import Memory
 from pyferrum_kv.virtual.parser import parse_ptx
 from pyferrum_kv.virtual.run import KernelFault, launch
-from tests.virtual.ptx_bench import Run, thread_store
 
 ZEROS = np.zeros(1024, np.uint32)
 THREADS = np.arange(1024, dtype=np.uint32)

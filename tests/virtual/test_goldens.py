@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from virtual import goldens
 
-from tests.virtual import goldens
-
-RECORD = "python -m tests.virtual.goldens --record tests/virtual/goldens.npz"
+RECORD = "PYTHONPATH=.:tests python -m virtual.goldens --record tests/virtual/goldens.npz"
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from tests.virtual.ptx_bench import Run
+from virtual.ptx_bench import Run
 
 WORDS = np.arange(4096, dtype=np.uint32)
 SHARED = ".shared .align 16 .b8 s[16384];"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from virtual.ptx_bench import Run, thread_store
 
 from pyferrum_kv.virtual.run import KernelFault
-from tests.virtual.ptx_bench import Run, thread_store
 
 ZEROS = np.zeros(256, np.uint32)
 SHARED = ".shared .align 16 .b8 s[1024];"
