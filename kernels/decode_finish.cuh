@@ -1,18 +1,19 @@
 // decode_finish.cuh - from the states of a piece's warps to the output, or to the workspace and the last CTA's merge.
 //
 // A team is the warps of a CTA that hold the same KV head; each has every `stripes`-th tile of the piece. Their states
-// meet in shared memory, V_CHUNK columns at a time, and then either the sequence is whole and is written out, or the
-// team's state goes to its slot and the last team to arrive folds the slots in their order: the same bits whoever is last.
+// meet in shared memory, and then either the sequence is whole and is written out, or the team's state goes to its slot
+// and the last team to arrive folds the slots in their order: the same bits whoever is last.
 //
+// exchange    f32 [team, stripe, rows kept] x state, in shared memory
 // workspace   f32 [slot, num_kv_heads, rows of a KV head] x state;   state = o[head_dim], m, l, 2 unused
 // counters    u32 [batch_size, num_kv_heads, row tiles]              atomicInc wraps the last arrival back to 0
+//
+// This code runs once a piece, mostly from a cold instruction cache: it is kept short before it is kept unrolled.
 #pragma once
 #include "decode_tile.cuh"
 #include "decode_work.cuh"
 
-#define V_CHUNK 32             // columns that one word of every lane of a warp covers
-#define V_CHUNK_STRIDE 36      // floats; rows 2j and columns 4g then fall on different banks
-#define STATES_IN_FLIGHT 8
+#define MERGE_LOADS 8  // states that a lane of the merge has on their way at a time
 
 // Where the rows of one KV head of one sequence go.
 template <typename half_t>
@@ -25,7 +26,7 @@ struct RowSink {
 
     // Fold in the sink, divide, write 4 columns; the lane with the first column writes lse.
     DEVICE_MEMBER void write(i32 row, i32 column, SoftmaxState state, float4 o) const {
-        const i32 token = row / q_per_kv, head = row % q_per_kv;
+        const i32 token = row < q_per_kv ? 0 : row / q_per_kv, head = row - token * q_per_kv;
         f32 scale = 1.0f;
         if (sinks) {
             const f32 sink = sinks[head] * LOG2_E;
@@ -60,26 +61,21 @@ DEVICE float4 load_l2(const float4* p) {  // L1 may hold a sector from before a 
     return x;
 }
 
-// One row, 128 columns, one warp: fold the states of a sequence's pieces.
+// One row, 32 columns, one warp: fold the states of a sequence's pieces. 8 lanes hold the columns, 4 in each; the four
+// such groups take every fourth state, and are added up at the end.
 template <i32 HEAD_DIM, typename half_t>
-DEVICE void merge_row(const f32* states, i64 slot_floats, const Piece& piece, i32 row, i32 column,
-                      const RowSink<half_t>& sink) {
-    const i32 lane = threadIdx.x & 31;
+DEVICE void merge_columns(const f32* states, i64 slot_floats, const Piece& piece, i32 row, i32 first_column,
+                          const RowSink<half_t>& sink) {
+    const i32 lane = threadIdx.x & 31, group = lane >> 3;
+    const i32 column = first_column + (lane & 7) * 4;
     const bool inside = column < HEAD_DIM;
     SoftmaxState total;
     total.init();
     float4 o = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    float4 part[STATES_IN_FLIGHT];
+#pragma unroll 1
     for (i32 from = 0; from < piece.num_states; from += 32) {
         const i32 count = min(piece.num_states - from, 32);
-        auto load_parts = [&](i32 i) {
-#pragma unroll
-            for (i32 k = 0; k < STATES_IN_FLIGHT; k++) {
-                part[k] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-                if (i + k < count && inside)
-                    part[k] = load_l2((const float4*)(states + piece.slot_of(from + i + k) * slot_floats + column));
-            }
-        };
+        float4 part[MERGE_LOADS];
         SoftmaxState mine;
         mine.init();
         if (lane < count) {
@@ -87,7 +83,13 @@ DEVICE void merge_row(const f32* states, i64 slot_floats, const Piece& piece, i3
             mine.m = m_l.x;
             mine.l = m_l.y;
         }
-        load_parts(0);  // on their way while the weights are made
+#pragma unroll
+        for (i32 k = 0; k < MERGE_LOADS; k++) {
+            part[k] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            const i32 i = 4 * k + group;
+            if (i < count && inside)
+                part[k] = load_l2((const float4*)(states + piece.slot_of(from + i) * slot_floats + column));
+        }
         f32 highest = mine.m;
 #pragma unroll
         for (i32 apart = 1; apart < 32; apart <<= 1)
@@ -98,119 +100,104 @@ DEVICE void merge_row(const f32* states, i64 slot_floats, const Piece& piece, i3
         o.z *= shrink;
         o.w *= shrink;
         const f32 weight = total.weight(mine.m);
-        f32 sum = lane < count ? mine.l * weight : 0.0f;
+        total.l += mine.l * weight;  // of this lane's states; added up at the end
 #pragma unroll
-        for (i32 apart = 1; apart < 32; apart <<= 1) sum += __shfl_xor_sync(ALL_LANES, sum, apart);
-        total.l += sum;
-        for (i32 i = 0; i < count; i += STATES_IN_FLIGHT) {
-            if (i > 0) load_parts(i);
-#pragma unroll
-            for (i32 k = 0; k < STATES_IN_FLIGHT; k++) {
-                const f32 w = __shfl_sync(ALL_LANES, weight, (i + k) & 31);
-                if (i + k < count) {
-                    o.x += part[k].x * w;
-                    o.y += part[k].y * w;
-                    o.z += part[k].z * w;
-                    o.w += part[k].w * w;
-                }
-            }
+        for (i32 k = 0; k < MERGE_LOADS; k++) {
+            const f32 w = __shfl_sync(ALL_LANES, weight, 4 * k + group);
+            o.x += part[k].x * w;
+            o.y += part[k].y * w;
+            o.z += part[k].z * w;
+            o.w += part[k].w * w;
         }
     }
-    if (inside) sink.write(row, column, total, o);
+#pragma unroll
+    for (i32 apart = 16; apart >= 1; apart >>= 1) {
+        total.l += __shfl_xor_sync(ALL_LANES, total.l, apart);
+        if (apart < 8) continue;
+        o.x += __shfl_xor_sync(ALL_LANES, o.x, apart);
+        o.y += __shfl_xor_sync(ALL_LANES, o.y, apart);
+        o.z += __shfl_xor_sync(ALL_LANES, o.z, apart);
+        o.w += __shfl_xor_sync(ALL_LANES, o.w, apart);
+    }
+    if (group == 0 && inside) sink.write(row, column, total, o);
 }
 
-// All warps of the team call, also those that folded nothing. `exchange`: the team's shared memory,
-// stripes * 8 * ROW_TILES * (V_CHUNK_STRIDE + 2) floats.
+// All warps of the team call, also those that folded nothing. `exchange`: the team's shared memory, stripes *
+// min(num_rows, 8 * ROW_TILES) * (HEAD_DIM + 4) floats.
 template <i32 HEAD_DIM, i32 ROW_TILES, typename half_t>
 DEVICE void finish_piece(WarpTile<HEAD_DIM, ROW_TILES>& tile, const Team& team, const Piece& piece, f32* exchange,
                          f32* states, i64 slot_floats, u32* counter, i32 first_row, i32 num_rows,
                          const RowSink<half_t>& sink) {
-    constexpr i32 ROWS = 8 * ROW_TILES;
+    constexpr i32 ROWS = 8 * ROW_TILES, STATE = HEAD_DIM + 4, QUADS = HEAD_DIM / 4;
     using Tile = WarpTile<HEAD_DIM, ROW_TILES>;
     const i32 lane = threadIdx.x & 31, g = lane >> 2, j = lane & 3;
     const i32 rows = min(num_rows - first_row, ROWS);
-    float2* m_l = (float2*)(exchange + team.stripes * ROWS * V_CHUNK_STRIDE);  // [stripes, ROWS]
+    const i32 stripe_floats = min(num_rows, ROWS) * STATE;
     tile.sum_lanes();
-    if (g == 0) {
-#pragma unroll
-        for (i32 n = 0; n < ROW_TILES; n++) {
-            m_l[team.stripe * ROWS + 8 * n + 2 * j] = make_float2(tile.state[n][0].m, tile.state[n][0].l);
-            m_l[team.stripe * ROWS + 8 * n + 2 * j + 1] = make_float2(tile.state[n][1].m, tile.state[n][1].l);
-        }
-    }
-    team.sync();
-    // every warp's o in units of the team's largest m
-    f32 factor[ROW_TILES][2];
+    team.sync();  // the exchange is free: what the last piece left there has been read
 #pragma unroll
     for (i32 n = 0; n < ROW_TILES; n++) {
 #pragma unroll
         for (i32 e = 0; e < 2; e++) {
-            f32 highest = LOWEST_F32;
-            for (i32 s = 0; s < team.stripes; s++) highest = fmaxf(highest, m_l[s * ROWS + 8 * n + 2 * j + e].x);
-            factor[n][e] = exp2_approx(tile.state[n][e].m - highest);
+            const i32 row = 8 * n + 2 * j + e;
+            if (row >= rows) continue;
+            f32* state = exchange + team.stripe * stripe_floats + row * STATE;
+#pragma unroll
+            for (i32 w = 0; w < Tile::V_WORDS; w++) {
+                const f32(&low)[4] = tile.o[n][2 * w], (&high)[4] = tile.o[n][2 * w + 1];
+                const i32 column = Tile::v_column(w, g);
+                if (HEAD_DIM % 32 == 0 || column < HEAD_DIM)
+                    *(float4*)(state + column) = make_float4(low[e], low[2 + e], high[e], high[2 + e]);
+            }
+            if (g == 0) *(float2*)(state + HEAD_DIM) = make_float2(tile.state[n][e].m, tile.state[n][e].l);
         }
     }
+    team.sync();
 #pragma unroll 1
-    for (i32 w = 0; w < Tile::V_WORDS; w++) {
-#pragma unroll
-        for (i32 word = 0; word < Tile::V_WORDS; word++) {  // o stays in registers: their indices are constants
-            if (w != word) continue;
-#pragma unroll
-            for (i32 n = 0; n < ROW_TILES; n++) {
-#pragma unroll
-                for (i32 e = 0; e < 2; e++) {
-                    const f32(&low)[4] = tile.o[n][2 * word], (&high)[4] = tile.o[n][2 * word + 1];
-                    const f32 x = factor[n][e];
-                    *(float4*)(exchange + (team.stripe * ROWS + 8 * n + 2 * j + e) * V_CHUNK_STRIDE + 4 * g) =
-                        make_float4(low[e] * x, low[2 + e] * x, high[e] * x, high[2 + e] * x);
-                }
-            }
+    for (i32 i = team.stripe * 32 + lane; i < rows * QUADS; i += team.stripes * 32) {
+        const i32 row = i / QUADS, column = i % QUADS * 4;
+        const f32* state = exchange + row * STATE;
+        SoftmaxState total;
+        total.init();
+        float4 o = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll 2
+        for (i32 s = 0; s < team.stripes; s++) total.m = fmaxf(total.m, state[s * stripe_floats + HEAD_DIM]);
+#pragma unroll 2
+        for (i32 s = 0; s < team.stripes; s++) {
+            const float2 m_l = *(const float2*)(state + s * stripe_floats + HEAD_DIM);
+            const float4 part = *(const float4*)(state + s * stripe_floats + column);
+            const f32 w = total.weight(m_l.x);
+            total.l += m_l.y * w;
+            o.x += part.x * w;
+            o.y += part.y * w;
+            o.z += part.z * w;
+            o.w += part.w * w;
         }
-        team.sync();
-        for (i32 i = team.stripe * 32 + lane; i < rows * 8; i += team.stripes * 32) {
-            const i32 row = i >> 3, column = Tile::v_column(w, i & 7);
-            SoftmaxState total;
-            total.init();
-            float4 o = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-            for (i32 s = 0; s < team.stripes; s++) total.m = fmaxf(total.m, m_l[s * ROWS + row].x);
-            for (i32 s = 0; s < team.stripes; s++) {
-                const float2 other = m_l[s * ROWS + row];
-                const float4 part = *(const float4*)(exchange + (s * ROWS + row) * V_CHUNK_STRIDE + 4 * (i & 7));
-                total.l += other.y * total.weight(other.x);
-                o.x += part.x;
-                o.y += part.y;
-                o.z += part.z;
-                o.w += part.w;
-            }
-            if (column >= HEAD_DIM) continue;
-            if (piece.num_states == 1) {
-                sink.write(first_row + row, column, total, o);
-            } else {
-                f32* state = states + piece.slot * slot_floats + row * (HEAD_DIM + 4);
-                *(float4*)(state + column) = o;
-                if (column == 0) *(float4*)(state + HEAD_DIM) = make_float4(total.m, total.l, 0.0f, 0.0f);
-            }
+        if (piece.num_states == 1) {
+            sink.write(first_row + row, column, total, o);
+        } else {
+            f32* to = states + piece.slot * slot_floats + row * STATE;
+            *(float4*)(to + column) = o;
+            if (column == 0) *(float4*)(to + HEAD_DIM) = make_float4(total.m, total.l, 0.0f, 0.0f);
         }
-        team.sync();
     }
     if (piece.num_states == 1) return;
 
     // the last team to arrive sees every state; the barrier orders the team's writes before the one fence
-    u32* arrived = (u32*)m_l;
+    u32* arrived = (u32*)exchange;
+    team.sync();
     if (team.stripe == 0 && lane == 0) {
         fence_gpu();
         *arrived = atomicInc(counter, (u32)piece.num_states - 1);
         fence_gpu();
     }
     team.sync();
-    const bool last = *arrived == (u32)piece.num_states - 1;
-    if (last) {
-        constexpr i32 PARTS = (HEAD_DIM + 127) / 128;
-        for (i32 i = team.stripe; i < rows * PARTS; i += team.stripes) {
-            const i32 row = i / PARTS;
-            merge_row<HEAD_DIM, half_t>(states + row * (HEAD_DIM + 4), slot_floats, piece, first_row + row,
-                                        i % PARTS * 128 + lane * 4, sink);
-        }
+    if (*arrived != (u32)piece.num_states - 1) return;
+    constexpr i32 PARTS = (HEAD_DIM + 31) / 32;
+#pragma unroll 1
+    for (i32 i = team.stripe; i < rows * PARTS; i += team.stripes) {
+        const i32 row = i / PARTS;
+        merge_columns<HEAD_DIM, half_t>(states + row * STATE, slot_floats, piece, first_row + row, i % PARTS * 32,
+                                        sink);
     }
-    team.sync();  // the exchange is free for the next piece
 }

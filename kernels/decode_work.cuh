@@ -6,7 +6,8 @@
 // The part of a sequence that one worker holds is a piece.
 //
 //   split_len 0    a unit is a step (what the CTA reads at a time); a piece is all that the share has of a sequence
-//   split_len > 0  a unit, and a piece, is split_len tokens: the same cut, and so the same bits, whatever the batch is
+//   split_len > 0  a unit, and a piece, is split_len tokens, a power of two: the same cut, and so the same bits,
+//                  whatever the batch is
 //
 // Each piece of a cut sequence leaves its state in a slot of the workspace. A share has at most one piece that
 // continues a sequence (slot 2w) and one that begins a sequence without ending it (slot 2w + 1), so the workspace
@@ -36,8 +37,15 @@ struct Piece {
 
 struct Cursor {
     i32 share;             // units of a worker
+    u32 multiplier;        // floor((2^32 - 1) / share)
     i32 unit, unit_end;    // left to do
     i32 sequence, before;  // the sequence of `unit`, and the units before that sequence
+
+    // unit / share without a division: the multiplier gives the quotient or one less.
+    DEVICE_MEMBER i32 worker_of(i32 u) const {
+        const i32 quotient = (i32)__umulhi((u32)u, multiplier);
+        return quotient + (u - quotient * share >= share);
+    }
 };
 
 // What a warp keeps in shared memory while it folds a piece, where registers are dear.
@@ -49,35 +57,39 @@ struct Notes {
 struct WorkList {
     const i32* kv_lens;
     i32 batch_size, max_kv_len, q_len, window_left, num_splits;
-    i32 step_log2;   // tokens of a step
-    i32 unit_steps;  // steps of a unit
+    i32 step_log2;  // tokens of a step
+    i32 unit_log2;  // steps of a unit
     bool fixed_cut;
 
-    DEVICE_MEMBER Extent extent(i32 b) const {
+    DEVICE_MEMBER i32 kv_len_of(i32 b) const { return kv_lens ? max(__ldg(kv_lens + b), 0) : max_kv_len; }
+
+    DEVICE_MEMBER Extent extent(i32 kv_len) const {
         Extent e;
-        e.kv_len = kv_lens ? max(__ldg(kv_lens + b), 0) : max_kv_len;
+        e.kv_len = kv_len;
         const i32 visible = min(e.kv_len, max_kv_len);
         const i32 first = window_left < 0 ? 0 : max(visible - q_len - window_left, 0);
         e.step_begin = first >> step_log2;
         e.step_end = (visible + (1 << step_log2) - 1) >> step_log2;
-        e.unit_begin = e.step_begin;
-        e.units = e.step_end - e.step_begin;
-        if (fixed_cut) {
-            e.unit_begin = e.step_begin / unit_steps;
-            e.units = (e.step_end + unit_steps - 1) / unit_steps - e.unit_begin;
-        }
-        e.units = max(e.units, 1);
+        e.unit_begin = e.step_begin >> unit_log2;
+        e.units = max(((e.step_end + (1 << unit_log2) - 1) >> unit_log2) - e.unit_begin, 1);
         return e;
     }
 
-    // Find this worker's share. The whole warp calls; each lane counts a run of sequences.
-    DEVICE_MEMBER void begin(Notes& notes) const {
+    // How many sequences a lane counts, and its first one's length: asked for long before begin() needs it.
+    DEVICE_MEMBER i32 run() const { return (batch_size + 31) >> 5; }
+    DEVICE_MEMBER i32 first_kv_len() const {
+        return kv_len_of(min((i32)(threadIdx.x & 31) * run(), max(batch_size - 1, 0)));
+    }
+
+    // Find this worker's share. The whole warp calls; each lane counts a run of sequences, and knows the first length.
+    DEVICE_MEMBER void begin(Notes& notes, i32 kv_len) const {
         const i32 lane = threadIdx.x & 31;
-        const i32 run = (batch_size + 31) / 32;
-        const i32 run_begin = min(lane * run, batch_size);
-        const i32 run_end = min(run_begin + run, batch_size);
-        i32 mine = 0;
-        for (i32 b = run_begin; b < run_end; b++) mine += extent(b).units;
+        const i32 run_begin = min(lane * run(), batch_size);
+        const i32 run_end = min(run_begin + run(), batch_size);
+        const i32 first = run_begin < run_end ? extent(kv_len).units : 0;
+        i32 mine = first;
+#pragma unroll 1
+        for (i32 b = run_begin + 1; b < run_end; b++) mine += extent(kv_len_of(b)).units;
         i32 through = mine;  // units of the lanes up to this one
 #pragma unroll
         for (i32 apart = 1; apart < 32; apart <<= 1) {
@@ -85,17 +97,22 @@ struct WorkList {
             if (lane >= apart) through += below;
         }
         const i32 total = __shfl_sync(ALL_LANES, through, 31);
-        const i32 share = (total + (i32)gridDim.x - 1) / (i32)gridDim.x;
+        const i32 share = (i32)(((u32)total + gridDim.x - 1) / gridDim.x);
         const i32 unit = min((i32)blockIdx.x * share, total);
         const u32 past = __ballot_sync(ALL_LANES, through > unit);
         const i32 owner = past ? __ffs(past) - 1 : 0;
         if (lane == owner) {
             i32 sequence = run_begin, before = through - mine;
             if (unit < total) {
-                for (i32 units = mine; run > 1 && before + (units = extent(sequence).units) <= unit; sequence++)
+                i32 units = first;
+#pragma unroll 1
+                while (before + units <= unit) {
                     before += units;
+                    sequence++;
+                    units = extent(kv_len_of(sequence)).units;
+                }
             }
-            notes.cursor = {share, unit, min(unit + share, total), sequence, before};
+            notes.cursor = {share, 0xffffffffu / (u32)max(share, 1), unit, min(unit + share, total), sequence, before};
         }
         __syncwarp();
     }
@@ -104,21 +121,21 @@ struct WorkList {
     DEVICE_MEMBER bool next(Notes& notes, Piece& piece) const {
         Cursor at = notes.cursor;
         if (at.unit >= at.unit_end) return false;
-        const Extent e = extent(at.sequence);
+        const Extent e = extent(kv_len_of(at.sequence));
         const i32 passed = at.unit - at.before;
         const i32 taken = fixed_cut ? 1 : min(e.units - passed, at.unit_end - at.unit);
         piece.sequence = at.sequence;
         piece.kv_len = e.kv_len;
-        piece.step_begin = max(e.step_begin, (e.unit_begin + passed) * unit_steps);
-        piece.step_end = min(e.step_end, (e.unit_begin + passed + taken) * unit_steps);
+        piece.step_begin = max(e.step_begin, (e.unit_begin + passed) << unit_log2);
+        piece.step_end = min(e.step_end, (e.unit_begin + passed + taken) << unit_log2);
         if (fixed_cut) {
             piece.num_states = e.units;
             piece.first_slot = at.sequence * num_splits;
             piece.slot_stride = 1;
             piece.slot = piece.first_slot + passed;
         } else {
-            const i32 first_worker = at.before / at.share;
-            piece.num_states = taken == e.units ? 1 : (at.before + e.units - 1) / at.share - first_worker + 1;
+            const i32 first_worker = at.worker_of(at.before);
+            piece.num_states = taken == e.units ? 1 : at.worker_of(at.before + e.units - 1) - first_worker + 1;
             piece.first_slot = 2 * first_worker + 1;
             piece.slot_stride = 2;
             piece.slot = 2 * (i32)blockIdx.x + (passed == 0);

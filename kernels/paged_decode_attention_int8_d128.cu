@@ -6,7 +6,7 @@
 // The body and its tiles: paged_decode_mma.cuh.
 #include "paged_decode_mma.cuh"
 
-// LIMITS head_dim 128; q_len 1..8; block_dim 256; dynamic_shared_bytes 0..19456
+// LIMITS head_dim 128; q_len 1..8; block_dim 256; dynamic_shared_bytes 0..67584
 PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d128, 128, 1, true, 2, f16)
 PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d128_bf16, 128, 1, true, 2, bf16)
 PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d128_rows16, 128, 2, true, 1, f16)

@@ -155,7 +155,7 @@ DEVICE void fold_piece(WarpTile<HEAD_DIM, ROW_TILES>& tile, const Piece& piece, 
 
 template <i32 HEAD_DIM, i32 ROW_TILES, bool WHOLE_TILES, typename half_t>
 DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t)) {
-    extern __shared__ __align__(16) f32 exchange[];  // WARPS * 8 * ROW_TILES * (V_CHUNK_STRIDE + 2)
+    extern __shared__ __align__(16) f32 exchange[];  // WARPS * min(num_rows, 8 * ROW_TILES) * (HEAD_DIM + 4)
     __shared__ Notes notes[WARPS];
     __shared__ i64 token_codes[WARPS][TILE_TOKENS];
     const i32 warp = threadIdx.x >> 5;
@@ -174,14 +174,14 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t)) {
 
     const i32 step_log2 = 7 - heads_log2;
     const WorkList work = {kv_lens, batch_size, max_kv_len, q_len, window_left, num_splits, step_log2,
-                           max(split_len >> step_log2, 1), split_len > 0};
-    work.begin(notes[warp]);
+                           split_len > 0 ? 31 - __clz(split_len >> step_log2) : 0, split_len > 0};
+    work.begin(notes[warp], work.first_kv_len());
     PagedKv kv = {kv_block_stride, scale_block_stride, num_kv_heads, HEAD_DIM};
     BlockDivider blocks;
     blocks.init(block_size);
     const i64 slot_floats = (i64)num_kv_heads * num_rows * (HEAD_DIM + 4);
     f32* states = workspace + ((i64)kv_head * num_rows + first_row) * (HEAD_DIM + 4);
-    f32* mine = exchange + team.index * team.stripes * 8 * ROW_TILES * (V_CHUNK_STRIDE + 2);
+    f32* mine = exchange + team.index * team.stripes * min(num_rows, 8 * ROW_TILES) * (HEAD_DIM + 4);
 
     WarpTile<HEAD_DIM, ROW_TILES> tile;
     Piece piece;

@@ -221,6 +221,9 @@ def _checked(
         split_len=DETERMINISTIC_SPLIT_LEN if given["deterministic"] else 0,
         q_alignment=min(q_strides.alignment(q), out_strides.alignment(out)),
         kv_alignment=layout.alignment(*(memory.device_ptr for memory in pools.slices[:2])),
+        scale_alignment=layout.scale_alignment(
+            *(memory.device_ptr for memory in pools.slices[2:])
+        ),
         has_k_channel_factors=given["k_channel_factors"] is not None,
     )
     arguments = DecodeArguments(

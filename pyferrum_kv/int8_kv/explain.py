@@ -9,8 +9,9 @@ from pyferrum_kv.errors import ArgumentError
 from pyferrum_kv.int8_kv.plan import Budget, DecodeEntry, DecodePlan, DecodeShape
 from pyferrum_kv.int8_kv.plan_general import GENERAL
 from pyferrum_kv.int8_kv.plan_tensor_core import TENSOR_CORE
+from pyferrum_kv.int8_kv.plan_tma import TMA
 
-ENTRIES: tuple[DecodeEntry, ...] = (*TENSOR_CORE, GENERAL)
+ENTRIES: tuple[DecodeEntry, ...] = (*TMA, *TENSOR_CORE, GENERAL)
 """In order of preference; the last serves every shape."""
 
 

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from pyferrum_kv.driver.launch_config import LaunchConfig, checked_config
 from pyferrum_kv.driver.prepared import PreparedLaunch
+from pyferrum_kv.driver.tensor_map import encode_tensor_map
 from pyferrum_kv.errors import ArgumentError, NoVariant
 from pyferrum_kv.int8_kv.checks import DeviceSlice, check_float
 from pyferrum_kv.int8_kv.explain import ENTRIES, explain
 from pyferrum_kv.int8_kv.plan import Budget, DecodePlan, DecodeShape
+from pyferrum_kv.int8_kv.plan_tma import TILE_TOKENS, TMA, chunk_bytes
 from pyferrum_kv.int8_kv.strides import Strides
 from pyferrum_kv.int8_kv.workspace import Workspace
 from pyferrum_kv.loader import PtxLoader
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from pyferrum_kv.driver import CudaContext, CudaStream
 
 _NAME = "paged_decode_attention_int8"
+_DTYPES = ("float16", "bfloat16")
 _INT32, _FLOAT32 = struct.Struct("<i"), struct.Struct("<f")
 
 
@@ -176,7 +179,30 @@ def _in_order(
         shape.window_left,
         shape.head_dim**-0.5,
         given.logit_softcap,
+        *_of_tensor_maps(shape, given, plan),
     )
+
+
+def _of_tensor_maps(
+    shape: DecodeShape, given: DecodeArguments, plan: DecodePlan
+) -> tuple[Any, ...]:
+    """What kernels/paged_decode_tma.cuh adds to the list, for an entry that takes it."""
+    if not plan.box_heads:
+        return ()
+    chunk = chunk_bytes(shape.head_dim)
+    chunks = shape.head_dim // chunk
+    token_bytes = shape.num_kv_heads * shape.head_dim
+    maps = (
+        encode_tensor_map(
+            pool,
+            dims=(chunk, shape.block_size, chunks, shape.num_kv_heads, given.num_blocks),
+            strides_bytes=(token_bytes, chunk, shape.head_dim, given.kv_block_stride),
+            box=(chunk, TILE_TOKENS, chunks, plan.box_heads, 1),
+            swizzle_bytes=chunk if chunk > 16 else 0,
+        )
+        for pool in given.pools[:2]
+    )
+    return plan.box_heads.bit_length() - 1, plan.ring_depth, *maps
 
 
 def available_entries(context: CudaContext) -> frozenset[str]:
@@ -185,13 +211,15 @@ def available_entries(context: CudaContext) -> frozenset[str]:
     if held is None:
         loader = PtxLoader.of(context)
         held = frozenset(name for name in _known() if _serves(loader, name))
+        if not context.attribute("TENSOR_MAP_ACCESS_SUPPORTED"):
+            held -= {entry.entry(dtype) for entry in TMA for dtype in _DTYPES}
         context.attachments[available_entries] = held
     assert isinstance(held, frozenset)
     return held
 
 
 def _known() -> list[str]:
-    return [entry.entry(dtype) for entry in ENTRIES for dtype in ("float16", "bfloat16")]
+    return [entry.entry(dtype) for entry in ENTRIES for dtype in _DTYPES]
 
 
 def _serves(loader: PtxLoader, name: str) -> bool:

@@ -133,6 +133,7 @@ def _bind_decode(
         dtype=dtype_name(q.dtype),
         q_alignment=min(row.alignment(q), row.alignment(output)),
         kv_alignment=layout.alignment(*(memory.device_ptr for memory in pools[:2])),
+        scale_alignment=layout.scale_alignment(*(memory.device_ptr for memory in pools[2:])),
     )
     arguments = DecodeArguments(
         q=q,

@@ -80,10 +80,11 @@ class KvLayout:
 
     def alignment(self, *addresses: int) -> int:
         """Bytes, up to 16, that divide the addresses of all blocks of code pools at `addresses`."""
-        bits = 16 | self.kv_block_stride
-        for address in addresses:
-            bits |= address
-        return bits & -bits
+        return _alignment(self.kv_block_stride, addresses)
+
+    def scale_alignment(self, *addresses: int) -> int:
+        """Bytes, up to 16, that divide the addresses of all blocks of scales at `addresses`."""
+        return _alignment(2 * self.scale_block_stride, addresses)
 
     def code_offset(self, slot: int, kv_head: int, d: int = 0) -> int:
         """Element of k_pool or v_pool that holds (slot, kv_head, d)."""
@@ -95,3 +96,10 @@ class KvLayout:
         """Element of k_scales or v_scales that holds (slot, kv_head)."""
         block, block_offset = divmod(slot, self.block_size)
         return block * self.scale_block_stride + block_offset * self.num_kv_heads + kv_head
+
+
+def _alignment(stride_bytes: int, addresses: tuple[int, ...]) -> int:
+    bits = 16 | stride_bytes
+    for address in addresses:
+        bits |= address
+    return bits & -bits

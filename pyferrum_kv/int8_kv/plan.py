@@ -37,6 +37,7 @@ class DecodeShape:
     split_len: int = 0  # > 0: deterministic, tokens of a split
     q_alignment: int = 16  # bytes that divide address and strides of q and of out, up to 16
     kv_alignment: int = 16  # bytes that divide address and block stride of k_pool and v_pool
+    scale_alignment: int = 16  # likewise of k_scales and v_scales
     has_k_channel_factors: bool = False
 
     @property
@@ -87,6 +88,8 @@ class DecodePlan:
     workspace_floats: int  # used of the budget
     num_counters: int  # likewise
     reason: str
+    box_heads: int = 0  # KV heads of a box of the tensor maps; 0: the entry takes no tensor maps
+    ring_depth: int = 0  # slabs on their way to each stripe of a CTA, for an entry with tensor maps
     passed_over: tuple[tuple[str, str], ...] = ()  # entries tried before, and why not
 
     def __str__(self) -> str:

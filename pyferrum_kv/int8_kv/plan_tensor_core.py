@@ -29,7 +29,6 @@ from pyferrum_kv.int8_kv.plan import STATE_PADDING, Budget, DecodeEntry, DecodeP
 from pyferrum_kv.int8_kv.split import deterministic_num_splits
 
 WARPS, TILE_TOKENS = 8, 16  # as in kernels/paged_decode_mma.cuh, decode_tile.cuh
-EXCHANGE_ROW_FLOATS = 38  # V_CHUNK_STRIDE + 2 of kernels/decode_finish.cuh
 MAX_HEADS = 4
 MAX_GRID_YZ = 65535
 SPARE_WORKERS = 8
@@ -84,7 +83,7 @@ def _planner(
             entry=entry,
             grid_dim=(workers, groups, row_tiles),
             block_dim=(32 * WARPS, 1, 1),
-            shared_mem_bytes=4 * WARPS * row_tile * EXCHANGE_ROW_FLOATS,
+            shared_mem_bytes=4 * WARPS * min(shape.num_rows, row_tile) * (head_dim + STATE_PADDING),
             num_splits=num_splits,
             split_len=shape.split_len,
             workspace_floats=slots * floats_a_slot if workers > 1 or num_splits > 1 else 0,
@@ -108,8 +107,10 @@ def _refusal(head_dim: int, row_tile: int, whole_tiles: bool) -> Callable[[Decod
             return "q and out must be 8-byte aligned, the pools 16-byte aligned, strides included"
         if shape.has_k_channel_factors:
             return "q times k_channel_factors does not fit fp16 closely enough for lse"
-        if shape.split_len % (TILE_TOKENS * WARPS):
-            return f"split_len {shape.split_len} is not a multiple of {TILE_TOKENS * WARPS}"
+        if shape.split_len and (
+            shape.split_len < TILE_TOKENS * WARPS or shape.split_len.bit_count() != 1
+        ):
+            return f"split_len {shape.split_len} is no power of 2 from {TILE_TOKENS * WARPS} on"
         return ""
 
     return refuses

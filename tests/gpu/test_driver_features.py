@@ -90,7 +90,7 @@ def test_driver_tells_the_parameters_that_the_ptx_tells(gpu_ctx: CudaContext) ->
     from pyferrum_kv.driver.parameters import signature_from_driver
 
     function = gpu_ctx.load_module(STORE_ALL).function("store_all")
-    told = signature_from_driver(gpu_ctx, function.cu_function, "store_all")
+    told = signature_from_driver(gpu_ctx, function.cu_function, "store_all", None)
     if gpu_ctx.api.version < 12040:
         assert told is None
     else:

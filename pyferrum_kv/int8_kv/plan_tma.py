@@ -1,0 +1,118 @@
+"""The plans of paged_decode_attention_int8_tma_*: Hopper's bulk copies, one CTA an SM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyferrum_kv.int8_kv.plan import STATE_PADDING, Budget, DecodeEntry, DecodePlan, DecodeShape
+from pyferrum_kv.int8_kv.split import deterministic_num_splits
+
+TILE_TOKENS = 16
+PRODUCERS = 2
+MAX_HEADS = 4
+SHARED_BYTES = 229_376
+"""Of the 227 KiB that a CTA may have, less static shared memory."""
+MAX_SLOTS = 64  # as in kernels/decode_ring.cuh
+ALIGNMENT = 1024  # of the codes in shared memory, for their swizzle
+MAX_SCALE_BYTES = 4096
+"""Scales of K of a slab: those of all KV heads."""
+
+
+def chunk_bytes(head_dim: int) -> int:
+    """What a row of a box takes; the copy engine swizzles rows of 32, 64 or 128 bytes."""
+    return next(chunk for chunk in (128, 64, 32, 16, 8) if head_dim % chunk == 0)
+
+
+def heads_and_workers(
+    shape: DecodeShape, row_tiles: int, num_sms: int, longest: int
+) -> tuple[int, int]:
+    """KV heads of a CTA, and workers."""
+    batch_size = max(shape.batch_size, 1)
+    heads = 1
+    while True:
+        groups = -(-shape.num_kv_heads // heads)
+        workers = max(num_sms // (groups * row_tiles), 1)
+        if heads == MAX_HEADS or heads >= shape.num_kv_heads or workers >= batch_size:
+            break
+        heads *= 2
+    steps = -(-longest // TILE_TOKENS) * batch_size
+    return heads, max(min(workers, steps), 1)
+
+
+def _planner(
+    consumers: int, row_tile: int
+) -> Callable[[str, DecodeShape, Budget, int], DecodePlan]:
+    def plan(entry: str, shape: DecodeShape, budget: Budget, num_splits: int) -> DecodePlan:
+        row_tiles = -(-shape.num_rows // row_tile)
+        heads, workers = heads_and_workers(shape, row_tiles, budget.num_sms, shape.max_visible)
+        if num_splits and not shape.split_len:
+            workers = num_splits * max(shape.batch_size, 1)
+        if shape.split_len:  # the stripes decide the order of additions: from the model alone
+            heads = 1
+            workers = max(budget.num_sms // (shape.num_kv_heads * row_tiles), 1)
+        groups = -(-shape.num_kv_heads // heads)
+        floats_a_state = shape.num_kv_heads * shape.num_rows * (shape.head_dim + STATE_PADDING)
+        if shape.split_len:
+            num_splits = deterministic_num_splits(shape.max_kv_len, shape.split_len)
+            states = shape.batch_size * num_splits
+        else:
+            num_splits = -(-workers // max(shape.batch_size, 1))
+            states = 2 * workers
+        exchange = 4 * consumers * min(shape.num_rows, row_tile) * (shape.head_dim + STATE_PADDING)
+        slab = 2 * TILE_TOKENS * (heads * shape.head_dim + 2 * shape.num_kv_heads)
+        stripes = consumers // heads
+        depth = min((SHARED_BYTES - ALIGNMENT - exchange) // slab, MAX_SLOTS) // stripes
+        return DecodePlan(
+            entry=entry,
+            grid_dim=(workers, groups, row_tiles),
+            block_dim=(32 * (consumers + PRODUCERS), 1, 1),
+            shared_mem_bytes=ALIGNMENT + depth * stripes * slab + exchange,
+            num_splits=num_splits,
+            split_len=shape.split_len,
+            workspace_floats=states * floats_a_state if workers > 1 or num_splits > 1 else 0,
+            num_counters=shape.batch_size * shape.num_kv_heads * row_tiles,
+            reason=f"tensor cores fed by bulk copies, {heads} KV heads a CTA, {workers} workers for"
+            f" {shape.batch_size} sequences",
+            box_heads=heads,
+            ring_depth=depth,
+        )
+
+    return plan
+
+
+def _refusal(head_dim: int, row_tile: int) -> Callable[[DecodeShape], str]:
+    def refuses(shape: DecodeShape) -> str:
+        if shape.head_dim != head_dim:
+            return f"it serves head_dim {head_dim}"
+        if row_tile == 16 and shape.num_rows <= 8:
+            return "8 query rows a KV head fill no tile of 16"
+        if shape.block_size % TILE_TOKENS:
+            return f"block_size {shape.block_size} is not a multiple of {TILE_TOKENS}"
+        if shape.q_alignment % 8 or shape.kv_alignment % 16 or shape.scale_alignment % 16:
+            return (
+                "q and out must be 8-byte aligned, pools and scales 16-byte aligned, strides"
+                " included"
+            )
+        if shape.has_k_channel_factors:
+            return "q times k_channel_factors does not fit fp16 closely enough for lse"
+        if shape.split_len and (shape.split_len < TILE_TOKENS or shape.split_len.bit_count() != 1):
+            return f"split_len {shape.split_len} is no power of 2 from {TILE_TOKENS} on"
+        if 2 * TILE_TOKENS * shape.num_kv_heads > MAX_SCALE_BYTES:
+            return f"{shape.num_kv_heads} KV heads have scales of more than {MAX_SCALE_BYTES} bytes"
+        return ""
+
+    return refuses
+
+
+def _entry(head_dim: int, suffix: str, row_tile: int, consumers: int) -> DecodeEntry:
+    return DecodeEntry(
+        f"paged_decode_attention_int8_tma_d{head_dim}{suffix}",
+        _refusal(head_dim, row_tile),
+        _planner(consumers, row_tile),
+    )
+
+
+TMA: tuple[DecodeEntry, ...] = (
+    _entry(128, "_rows16", 16, 8),
+    _entry(128, "", 8, 12),
+)
