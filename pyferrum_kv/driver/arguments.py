@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pyferrum_kv.driver.context import CudaContext
 
 Writer = Callable[[Any, Any], None]
-"""(block, value) -> checked and written."""
+"""(block, value) -> checked and written, or an exception and nothing written."""
 
 _INTEGERS = {1: "b", 2: "h", 4: "i", 8: "q"}
 _FLOATS = {2: "<e", 4: "<f", 8: "<d"}
@@ -151,7 +151,7 @@ def _integer(context: CudaContext, signature: Signature, position: int, param: P
 
 def _float(context: CudaContext, signature: Signature, position: int, param: Param) -> Writer:
     size, offset = param.size_bytes, param.offset
-    packer = struct.Struct(_FLOATS[size])
+    pack = struct.Struct(_FLOATS[size]).pack
     is_bfloat16 = param.ctype.endswith("bf16")
 
     def write(block: Any, value: Any) -> None:
@@ -161,7 +161,7 @@ def _float(context: CudaContext, signature: Signature, position: int, param: Par
                 if is_bfloat16:
                     block[offset : offset + 2] = to_bfloat16([value]).tobytes()
                 else:
-                    packer.pack_into(block, offset, value)
+                    block[offset : offset + size] = pack(value)  # pack_into() clears, then refuses
             except OverflowError:
                 got = f"{value!r}, which it cannot hold"
                 raise _refused(signature, position, param, got, param.ctype or "float") from None

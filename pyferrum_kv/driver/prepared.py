@@ -160,14 +160,13 @@ class PreparedLaunch:
 
     def set(self, which: int | str, value: Any) -> PreparedLaunch:
         """Check and replace one argument, by name or by position from 0."""
-        position, turn = self._position(which), self._turn
+        turn = self._turn
         try:
             turn.pop()
         except IndexError:
             turn.wait()
         try:
-            self._leave_prepared()
-            self._write(position, value)
+            self._change(((which, value),))
         finally:
             turn.append(None)
         return self
@@ -176,7 +175,8 @@ class PreparedLaunch:
         """Replace the launch configuration."""
         checked_config(self._function, config)
         with self._turn:
-            self._leave_prepared()
+            if self._packed is not None:
+                self._leave_prepared()
             self._changing = None
             self.config, self._label = config, f"{self._function.name} {config}"
         return self
@@ -192,33 +192,32 @@ class PreparedLaunch:
 
     def _leave_prepared(self) -> None:
         """Change a copy: another thread's launch may be reading what was prepared."""
-        if self._packed is not None:
-            self._packed = self._changing = None
-            self._block = self._block.copy()
+        self._packed = self._changing = None
+        self._block = self._block.copy()
 
     def _change(self, changes: Iterable[tuple[int | str, Any]]) -> None:
         """All of the changes, or none."""
-        self._leave_prepared()
-        block = self._block
-        before = block.buffer[:], block.arguments[:]
+        if self._packed is not None:
+            self._leave_prepared()
+        block, watched = self._block, self._watched
+        buffer, arguments, writers = block.buffer, block.arguments, block.writers
+        before = None  # a writer writes or raises, so one change alone has nothing to undo
+        if not isinstance(changes, tuple) or len(changes) > 1:
+            before = buffer[:], arguments[:]
         try:
             for which, value in changes:
-                self._write(self._position(which), value)
+                if type(which) is int and 0 <= which < len(writers):
+                    position = which
+                else:
+                    position = position_of(block.signature, which)
+                writers[position](buffer, value)
+                arguments[position] = value
+                if position in watched or isinstance(value, DeviceMemory):
+                    self._watch(position)
         except Exception:
-            block.buffer[:], block.arguments[:] = before
+            if before is not None:
+                buffer[:], arguments[:] = before
             raise
-
-    def _write(self, position: int, value: Any) -> None:
-        block = self._block
-        block.writers[position](block.buffer, value)
-        block.arguments[position] = value
-        if isinstance(value, DeviceMemory) or position in self._watched:
-            self._watch(position)
-
-    def _position(self, which: int | str) -> int:
-        if type(which) is int and 0 <= which < len(self._block.writers):
-            return which
-        return position_of(self._block.signature, which)
 
     # what must stay alive
 
