@@ -62,11 +62,10 @@ class LaunchEx:
 
     @classmethod
     def by_name(cls, raw: Any) -> LaunchEx:
-        """Through the name, as it is when the launch is prepared."""
-        launch_ex = raw.cuLaunchKernelEx
+        """Through the object's own name, looked up at each launch."""
 
         def call(config: Any, function: Any, address: int, _: ArgumentBlock) -> Any:
-            return launch_ex(config, function, address, 0)[0]
+            return raw.cuLaunchKernelEx(config, function, address, 0)[0]
 
         return cls(call, lambda config, function, block: (config, function, block.address, block))
 
