@@ -1,12 +1,17 @@
-"""What a launch costs the host: a C loop as the floor, ours, and what others offer, in one run.
+"""What a launch costs the host: C loops as the floor, ours, and what others offer.
 
     python -m benchmarks.bench_launch [--json FILE] [--check]
 
 Method. A batch is 400 launches, back to back; the context is synchronised before and after, outside
 the timed part, and 400 is well below the depth at which a launch waits for the device. Every
-contender has one batch a round, in an order that changes from round to round. Reported are the
-median over the rounds and the quartiles, in microseconds of host time a launch. launch_peers.py
-says who launches what.
+contender has one batch a round, in an order that changes from round to round. A figure is the
+median over the rounds, in microseconds of host time a launch; `of floor` is the median over the
+rounds of a batch's ratio to the C loop's batch of the same round, so that a slow second slows both.
+
+Two processes. The first imports no peer: what a launch costs a program that uses this package
+alone, and what --check holds against the floor. The second imports the peers, whose presence slows
+every Python caller, and compares with them under the same conditions. launch_subject.py and
+launch_peers.py say who launches what.
 """
 
 from __future__ import annotations
@@ -16,31 +21,27 @@ import gc
 import json
 import random
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks.launch_peers import PEERS, Launch, Subject, c_floor, ours_builder, ours_prepared
+from benchmarks.launch_subject import CLEAN, Launch, Subject, c_loops
 from benchmarks.machine import in_words, machine, open_gpu
 from pyferrum_kv import CudaContext
-from pyferrum_kv.int8_kv import (
-    Int8KvPools,
-    KvLayout,
-    launch_int8_kv_cache_append,
-    launch_int8_paged_decode_attention,
-)
 
-LAUNCHES, ROUNDS = 400, 41
+LAUNCHES, ROUNDS = 400, 101
 FLOOR = "C loop on cuLaunchKernel"
 PREPARED, BUILDER = "ours: prepared launch", "ours: launch builder"
 DECODE = "ours: launch_int8_paged_decode_attention"
 APPEND = "ours: launch_int8_kv_cache_append"
 CUPY = "CuPy RawKernel"
+MOST_OF_FLOOR, BUILDER_US = 1.1, 12.0
+PARTS = {"alone": "no peer imported", "with_peers": "peers imported"}
 Batch = Callable[[int], float]  # launches -> host nanoseconds
 
 
@@ -49,41 +50,59 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument("--check", action="store_true", help="exit 1 if a promise is not kept")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default {ROUNDS}")
+    parser.add_argument("--part", choices=PARTS, help="measure this one only")
     args = parser.parse_args()
-
-    ctx = open_gpu()
-    with ctx:
-        batches, absent = contenders(ctx)
-        times = measure(ctx, batches, args.rounds)
-    report: dict[str, Any] = {
-        "machine": machine(ctx),
-        "launches_a_batch": LAUNCHES,
-        "rounds": args.rounds,
-        "us": {name: summary(ns) for name, ns in times.items()},
-        "absent": absent,
-    }
-    print_table(report)
+    if args.part:
+        report = measured(args.part, args.rounds)
+    else:
+        report = in_child("alone", args.rounds)
+        try:
+            report |= in_child("with_peers", args.rounds)
+        except subprocess.CalledProcessError as ended:  # a peer may take its process with it
+            report["absent"]["all peers"] = f"their process ended with {ended.returncode}"
+    print_tables(report)
     if args.json:
         args.json.write_text(json.dumps(report, indent=2) + "\n")
     return check(report) if args.check else 0
 
 
-def contenders(ctx: CudaContext) -> tuple[dict[str, Batch], dict[str, str]]:
-    """Return the batches to time, and the peers that are not here with the reason."""
-    subject = Subject.on(ctx)
-    batches: dict[str, Batch] = {
-        FLOOR: c_floor(subject),
-        PREPARED: back_to_back(ours_prepared(subject)),
-        BUILDER: back_to_back(ours_builder(subject)),
-        DECODE: back_to_back(decode_launcher(ctx)),
-        APPEND: back_to_back(append_launcher(ctx)),
+def in_child(part: str, rounds: int) -> dict[str, Any]:
+    """Measure in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "report.json"
+        line = [sys.executable, "-m", "benchmarks.bench_launch", "--part", part]
+        line += ["--rounds", str(rounds), "--json", str(file)]
+        subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
+        report: dict[str, Any] = json.loads(file.read_text())
+    return report
+
+
+def measured(part: str, rounds: int) -> dict[str, Any]:
+    ctx = open_gpu()
+    with ctx:
+        subject = Subject.on(ctx)
+        batches, absent = contenders(subject, part == "with_peers")
+        times = measure(ctx, batches, rounds)
+    return {
+        "machine": machine(ctx),
+        "launches_a_batch": LAUNCHES,
+        "rounds": rounds,
+        part: {name: summary(ns, times[FLOOR]) for name, ns in times.items()},
+        "absent": absent,
     }
+
+
+def contenders(subject: Subject, with_peers: bool) -> tuple[dict[str, Batch], dict[str, str]]:
+    """Return the batches to time, and the peers that are not here with the reason."""
+    batches: dict[str, Batch] = c_loops(subject)
+    for name, ours in CLEAN.items():
+        batches[name] = back_to_back(ours(subject))
     absent = {}
-    for name, peer in PEERS.items():
+    for name, peer in peers().items() if with_peers else ():
         try:
             launch = peer(subject)
             launch()
-            ctx.synchronize()
+            subject.ctx.synchronize()
         except Exception as reason:  # another library's failure is a row of the table, not ours
             absent[name] = f"{type(reason).__name__}: {reason}".splitlines()[0]
         else:
@@ -91,32 +110,10 @@ def contenders(ctx: CudaContext) -> tuple[dict[str, Batch], dict[str, str]]:
     return batches, absent
 
 
-def decode_launcher(ctx: CudaContext) -> Launch:
-    """ferrum-kernels' signature, all checks on: 16 tokens, 8 query heads, 2 KV heads."""
-    stream = ctx.default_stream()
-    layout = KvLayout(num_blocks=4, block_size=16, num_kv_heads=2, head_dim=128)
-    pools = Int8KvPools.allocate(stream, layout)
-    q = stream.alloc_zeros(8 * 128, np.float16)
-    out = stream.alloc_zeros(8 * 128, np.float16)
-    block_table = stream.alloc_zeros(1, np.int32)
-    return lambda: launch_int8_paged_decode_attention(
-        ctx, q, pools.k_pool, pools.v_pool, pools.k_scales, pools.v_scales, block_table, out,
-        8, 2, 128, 16, 16, 128**-0.5,
-    )  # fmt: skip
+def peers() -> dict[str, Callable[[Subject], Launch]]:
+    from benchmarks.launch_peers import PEERS
 
-
-def append_launcher(ctx: CudaContext) -> Launch:
-    """ferrum-kernels' signature, all checks on: one token, 2 KV heads."""
-    stream = ctx.default_stream()
-    layout = KvLayout(num_blocks=4, block_size=16, num_kv_heads=2, head_dim=128)
-    pools = Int8KvPools.allocate(stream, layout)
-    k = stream.alloc_zeros(2 * 128, np.float16)
-    v = stream.alloc_zeros(2 * 128, np.float16)
-    slot_mapping = stream.alloc_zeros(1, np.int32)
-    return lambda: launch_int8_kv_cache_append(
-        ctx, k, v, pools.k_pool, pools.v_pool, pools.k_scales, pools.v_scales, slot_mapping,
-        1, 2, 128,
-    )  # fmt: skip
+    return PEERS
 
 
 def back_to_back(launch: Launch) -> Batch:
@@ -130,49 +127,63 @@ def back_to_back(launch: Launch) -> Batch:
 
 
 def measure(ctx: CudaContext, batches: dict[str, Batch], rounds: int) -> dict[str, list[float]]:
-    """Return nanoseconds a launch, one figure a round; the first round only warms up."""
+    """Return nanoseconds a launch, one figure a round; the first three rounds only warm up."""
     times: dict[str, list[float]] = {name: [] for name in batches}
     names, order = list(batches), random.Random(0)
+    gc.collect()
     gc.disable()
-    for round_number in range(rounds + 1):
+    for round_number in range(-3, rounds):
         order.shuffle(names)
         for name in names:
             ctx.synchronize()
             per_launch = batches[name](LAUNCHES) / LAUNCHES
             ctx.synchronize()
-            if round_number:
+            if round_number >= 0:
                 times[name].append(per_launch)
     gc.enable()
     return times
 
 
-def summary(ns: list[float]) -> dict[str, float]:
-    low, median, high = statistics.quantiles(ns, n=4)
-    return {"median": median / 1e3, "low_quartile": low / 1e3, "high_quartile": high / 1e3}
+def summary(ns: list[float], floor: list[float]) -> dict[str, float]:
+    """Microseconds over the rounds, and the ratio to the floor round by round."""
+    percentiles = statistics.quantiles(ns, n=100)
+    of_floor = statistics.quantiles([a / b for a, b in zip(ns, floor, strict=True)], n=4)
+    us = {f"p{p}": percentiles[p - 1] / 1e3 for p in (5, 25, 50, 75, 95)}
+    names = ("of_floor_low_quartile", "of_floor", "of_floor_high_quartile")
+    return {"min": min(ns) / 1e3, **us, **dict(zip(names, of_floor, strict=True))}
 
 
-def print_table(report: dict[str, Any]) -> None:
+def print_tables(report: dict[str, Any]) -> None:
     print(in_words(report["machine"]))
-    print(f"microseconds of host time a launch; {report['rounds']} batches of {LAUNCHES} each\n")
-    floor = report["us"][FLOOR]["median"]
-    print(f"{'':<42}{'median':>8}{'quartiles':>20}{'of floor':>10}")
-    for name, us in sorted(report["us"].items(), key=lambda item: item[1]["median"]):
-        spread = f"{us['low_quartile']:.2f} .. {us['high_quartile']:.2f}"
-        print(f"{name:<42}{us['median']:>8.2f}{spread:>20}{us['median'] / floor:>9.2f}x")
+    print(f"microseconds of host time a launch; {report['rounds']} batches of {LAUNCHES} each")
+    for part, said in PARTS.items():
+        if part not in report:
+            continue
+        head = "".join(f"{name:>8}" for name in ("median", "min", "p5", "p25", "p75", "p95"))
+        print(f"\n{said:<43}{head}{'of floor':>10}{'quartiles':>14}")
+        for name, row in sorted(report[part].items(), key=lambda item: item[1]["p50"]):
+            us = "".join(f"{row[p]:>8.2f}" for p in ("p50", "min", "p5", "p25", "p75", "p95"))
+            spread = f"{row['of_floor_low_quartile']:.2f} .. {row['of_floor_high_quartile']:.2f}"
+            print(f"{name:<43}{us}{row['of_floor']:>9.3f}x{spread:>14}")
     for name, reason in report["absent"].items():
-        print(f"{name:<42}{'absent':>8}  {reason}")
+        print(f"{name:<43}{'absent':>8}  {reason}")
 
 
 def check(report: dict[str, Any]) -> int:
     """Hold the figures against what is promised; return the exit code."""
-    us = {name: figures["median"] for name, figures in report["us"].items()}
     broken = []
-    if us[PREPARED] > 1.1 * us[FLOOR]:
-        broken.append(f"{PREPARED} takes {us[PREPARED] / us[FLOOR]:.2f}x the floor; promised 1.1x")
-    if CUPY not in us:
+    alone, among = report.get("alone", {}), report.get("with_peers", {})
+    if alone and alone[PREPARED]["of_floor"] > MOST_OF_FLOOR:
+        ratio = alone[PREPARED]["of_floor"]
+        broken.append(f"{PREPARED} takes {ratio:.3f}x the floor; promised {MOST_OF_FLOOR}x")
+    if alone and alone[BUILDER]["p50"] > BUILDER_US:
+        broken.append(f"{BUILDER} takes {alone[BUILDER]['p50']:.2f} us; promised {BUILDER_US} us")
+    if among and CUPY not in among:
         broken.append(f"{CUPY} is absent, so {DECODE} has nothing to be held against")
-    elif us[DECODE] >= us[CUPY]:
-        broken.append(f"{DECODE} takes {us[DECODE]:.2f} us, {CUPY} {us[CUPY]:.2f} us")
+    for name in (DECODE, APPEND) if CUPY in among else ():
+        ours, theirs = among[name]["p50"], among[CUPY]["p50"]
+        if ours >= theirs:
+            broken.append(f"{name} takes {ours:.2f} us, {CUPY} {theirs:.2f} us")
     for line in broken:
         print(f"NOT KEPT: {line}", file=sys.stderr)
     return 1 if broken else 0

@@ -14,6 +14,18 @@ import numpy.typing as npt
 
 bfloat16: np.dtype[Any] = np.dtype([("bfloat16", "<u2")])
 
+POINTEES = {
+    **{"i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64"},
+    **{"u8": "uint8", "u16": "uint16", "u32": "uint32", "u64": "uint64"},
+    **{"f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64"},
+    **{"char": "int8", "signed char": "int8", "unsigned char": "uint8", "bool": "bool"},
+    **{"short": "int16", "unsigned short": "uint16", "int": "int32", "unsigned int": "uint32"},
+    **{"unsigned": "uint32", "long long": "int64", "unsigned long long": "uint64"},
+    **{"long": "int64", "unsigned long": "uint64", "float": "float32", "double": "float64"},
+    **{"half": "float16", "__half": "float16", "__nv_bfloat16": "bfloat16"},
+}
+"""Pointee as the manifest writes it -> the dtype a slice must have; any other takes any slice."""
+
 
 def as_dtype(dtype: npt.DTypeLike | str) -> np.dtype[Any]:
     """Return the element type that `dtype` names; "bfloat16" and foreign bfloat16s are ours."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from helpers.device_lock import using_device
 from hypothesis import settings
 
 from pyferrum_kv import CudaContext, CudaStream
@@ -27,9 +28,18 @@ def open_context(driver: str) -> CudaContext:
         pytest.skip("no NVIDIA driver")
 
 
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The real device, for the time of a test: beside other tests, or alone where marked so."""
+    with using_device(alone=request.node.get_closest_marker("alone") is not None):
+        yield
+
+
 @pytest.fixture(params=["virtual", pytest.param("cuda", marks=pytest.mark.gpu)])
 def ctx(request: pytest.FixtureRequest) -> Iterator[CudaContext]:
     """A context of each driver at hand, closed after the test."""
+    if request.param == "cuda":
+        request.getfixturevalue("device")
     with open_context(request.param) as context:
         yield context
         context.synchronize()
@@ -37,7 +47,7 @@ def ctx(request: pytest.FixtureRequest) -> Iterator[CudaContext]:
 
 
 @pytest.fixture
-def gpu_ctx() -> Iterator[CudaContext]:
+def gpu_ctx(device: None) -> Iterator[CudaContext]:
     """A context of the real driver, for tests marked gpu."""
     with open_context("cuda") as context:
         yield context

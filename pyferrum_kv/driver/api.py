@@ -14,6 +14,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from pyferrum_kv.driver.codes import CAPTURE, INVALID_DEVICE, NO_DEVICE, NOT_SUPPORTED, explain_code
+from pyferrum_kv.driver.direct import LaunchEx
 from pyferrum_kv.errors import (
     ArgumentError,
     CaptureError,
@@ -71,6 +72,11 @@ class Api:
             text = f"{call}({on}): {name}: {meaning}"
             return DeviceNotFound(f"{text}; {hint}" if hint else text)
         return DriverError(call, code, name, meaning, on=on, hint=hint)
+
+    @cached_property
+    def launch_ex(self) -> LaunchEx:
+        """The way that launches take to this driver; the shortest that there is."""
+        return LaunchEx.of(self.raw)
 
     @cached_property
     def version(self) -> int:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pyferrum_kv.driver.memory import DeviceMemory
-from pyferrum_kv.dtypes import dtype_name, to_bfloat16
+from pyferrum_kv.driver.packer import Packer
+from pyferrum_kv.dtypes import POINTEES, as_dtype, dtype_name, to_bfloat16
 from pyferrum_kv.errors import ArgumentError, WrongContextError
 from pyferrum_kv.signature import Param, Signature
 
@@ -23,21 +24,10 @@ if TYPE_CHECKING:
     from pyferrum_kv.driver.context import CudaContext
 
 Writer = Callable[[Any, Any], None]
-"""(block, value) -> checked and written."""
+"""(block, value) -> checked and written, or an exception and nothing written."""
 
 _INTEGERS = {1: "b", 2: "h", 4: "i", 8: "q"}
 _FLOATS = {2: "<e", 4: "<f", 8: "<d"}
-_POINTEES = {
-    **{"i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64"},
-    **{"u8": "uint8", "u16": "uint16", "u32": "uint32", "u64": "uint64"},
-    **{"f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64"},
-    **{"char": "int8", "signed char": "int8", "unsigned char": "uint8", "bool": "bool"},
-    **{"short": "int16", "unsigned short": "uint16", "int": "int32", "unsigned int": "uint32"},
-    **{"unsigned": "uint32", "long long": "int64", "unsigned long long": "uint64"},
-    **{"long": "int64", "unsigned long": "uint64", "float": "float32", "double": "float64"},
-    **{"half": "float16", "__half": "float16", "__nv_bfloat16": "bfloat16"},
-}
-"""Pointee as the manifest writes it -> the dtype a slice must have; any other takes any slice."""
 
 
 class ArgumentBlock:
@@ -48,6 +38,7 @@ class ArgumentBlock:
 
     __slots__ = (
         "_fixed",
+        "_packer",
         "_pointers",
         "address",
         "arguments",
@@ -58,9 +49,14 @@ class ArgumentBlock:
     )
 
     def __init__(
-        self, context: CudaContext, signature: Signature, writers: tuple[Writer, ...]
+        self,
+        context: CudaContext,
+        signature: Signature,
+        writers: tuple[Writer, ...],
+        packer: Packer | None = None,
     ) -> None:
         self.context, self.signature, self.writers = context, signature, writers
+        self._packer = packer
         count = len(signature.params)
         self.buffer = bytearray(max(signature.size_bytes, 1))
         self._fixed = (ctypes.c_char * len(self.buffer)).from_buffer(self.buffer)  # never moves now
@@ -70,20 +66,23 @@ class ArgumentBlock:
         self.arguments: list[Any] = [None] * count
 
     def fill(self, arguments: tuple[Any, ...]) -> None:
-        """Write all arguments, or raise and be of no use."""
+        """Write all arguments and keep them, or raise and be of no use."""
+        self.write_all(arguments)
+        self.arguments[:] = arguments
+
+    def write_all(self, arguments: Sequence[Any]) -> None:
+        """Check and write all arguments; they are not kept."""
         if len(arguments) != len(self.writers):
             raise _wrong_count(self.signature, len(arguments))
-        for position, value in enumerate(arguments):
-            self.write(position, value)
-
-    def write(self, position: int, value: Any) -> None:
-        """Check and write one argument."""
-        self.writers[position](self.buffer, value)
-        self.arguments[position] = value
+        buffer = self.buffer
+        if self._packer is not None and self._packer.pack(buffer, arguments):
+            return
+        for write, value in zip(self.writers, arguments, strict=True):
+            write(buffer, value)
 
     def copy(self) -> ArgumentBlock:
         """An independent block with the same values."""
-        twin = ArgumentBlock(self.context, self.signature, self.writers)
+        twin = ArgumentBlock(self.context, self.signature, self.writers, self._packer)
         twin.buffer[:] = self.buffer
         twin.arguments[:] = self.arguments
         return twin
@@ -121,6 +120,7 @@ def _integer(context: CudaContext, signature: Signature, position: int, param: P
     high = (1 << (bits - 1)) - 1 if param.kind == "int" else (1 << bits) - 1
     code = _INTEGERS[param.size_bytes]
     signed, unsigned = struct.Struct("<" + code), struct.Struct("<" + code.upper())
+    pack_into = unsigned.pack_into
     exact = {"int": "i", "uint": "u", "bits": "iufb"}[param.kind]
     pointer = (
         _pointer(context, signature, position, param)
@@ -129,7 +129,11 @@ def _integer(context: CudaContext, signature: Signature, position: int, param: P
     )
 
     def write(block: Any, value: Any) -> None:
-        if isinstance(value, int):  # bool is an int, and means 0 or 1
+        if type(value) is int and 0 <= value <= high:  # nearly always
+            pack_into(block, offset, value)
+        elif pointer is not None and (value is None or isinstance(value, DeviceMemory)):
+            pointer(block, value)
+        elif isinstance(value, int):  # bool is an int, and means 0 or 1
             if not low <= value <= high:
                 got = f"{value}; wanted {low} to {high}"
                 raise _refused(signature, position, param, got, param.ctype or param.kind)
@@ -139,8 +143,6 @@ def _integer(context: CudaContext, signature: Signature, position: int, param: P
                 got = f"numpy {value.dtype}; pass int(value) to have its range checked"
                 raise _refused(signature, position, param, got, param.ctype or param.kind)
             block[offset : offset + param.size_bytes] = value.tobytes()
-        elif pointer is not None and (value is None or isinstance(value, DeviceMemory)):
-            pointer(block, value)
         else:
             raise _refused(signature, position, param, _described(value))
 
@@ -149,16 +151,17 @@ def _integer(context: CudaContext, signature: Signature, position: int, param: P
 
 def _float(context: CudaContext, signature: Signature, position: int, param: Param) -> Writer:
     size, offset = param.size_bytes, param.offset
-    packer = struct.Struct(_FLOATS[size])
+    pack = struct.Struct(_FLOATS[size]).pack
     is_bfloat16 = param.ctype.endswith("bf16")
 
     def write(block: Any, value: Any) -> None:
-        if isinstance(value, (float, int)) and not isinstance(value, bool):  # np.float64 is a float
+        # np.float64 is a float, bool is an int
+        if isinstance(value, (float, int)) and not isinstance(value, bool):
             try:
                 if is_bfloat16:
                     block[offset : offset + 2] = to_bfloat16([value]).tobytes()
                 else:
-                    packer.pack_into(block, offset, value)
+                    block[offset : offset + size] = pack(value)  # pack_into() clears, then refuses
             except OverflowError:
                 got = f"{value!r}, which it cannot hold"
                 raise _refused(signature, position, param, got, param.ctype or "float") from None
@@ -196,7 +199,8 @@ def _struct(context: CudaContext, signature: Signature, position: int, param: Pa
 
 def _pointer(context: CudaContext, signature: Signature, position: int, param: Param) -> Writer:
     offset, pack_into = param.offset, struct.Struct("<Q").pack_into
-    wanted = _POINTEES.get(param.pointee)
+    wanted = POINTEES.get(param.pointee)
+    dtype = None if wanted is None else as_dtype(wanted)
 
     def write(block: Any, value: Any) -> None:
         if value is None:
@@ -204,7 +208,8 @@ def _pointer(context: CudaContext, signature: Signature, position: int, param: P
             return
         if not isinstance(value, DeviceMemory):
             raise _refused(signature, position, param, _described(value))
-        if wanted is not None and dtype_name(value.dtype) != wanted:
+        # NumPy has one object a type; a name takes twenty times as long
+        if value.dtype is not dtype and wanted is not None and dtype_name(value.dtype) != wanted:
             got = f"a slice of {dtype_name(value.dtype)}"
             raise _refused(signature, position, param, got, param.ctype or f"{param.pointee}*")
         if value.context is not context and not context.reaches(value.context):

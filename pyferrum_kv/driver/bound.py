@@ -32,7 +32,6 @@ class BoundContext(ContextFacts):
         self.api: Api = device.api
         self.is_primary = is_primary
         self.ledger = Ledger()
-        self.last_launch = ""  # the kernel launched last, for the report of a lost context
         # what higher layers keep as long as the context lives
         self.attachments: dict[Any, Any] = {}
         self._handle = handle
@@ -52,6 +51,11 @@ class BoundContext(ContextFacts):
     def state(self) -> str:
         """ "ok", "lost" after a sticky error, or "closed"."""
         return self.ledger.state
+
+    @property
+    def last_launch(self) -> str:
+        """The kernel launched last and its configuration, for the report of a lost context."""
+        return self.ledger.last_launch
 
     def deferred_errors(self) -> list[DeferredError]:
         """Take the failures that had no caller to raise to, each with its origin."""

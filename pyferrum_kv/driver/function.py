@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyferrum_kv.driver.arguments import ArgumentBlock, writers_for
+from pyferrum_kv.driver.arguments import ArgumentBlock, Writer, writers_for
 from pyferrum_kv.driver.codes import NOT_SUPPORTED
 from pyferrum_kv.driver.launch_config import LaunchConfig, checked_config
 from pyferrum_kv.driver.lifetime import Dependants
 from pyferrum_kv.driver.occupancy import Occupancy
+from pyferrum_kv.driver.once import OnceLauncher
+from pyferrum_kv.driver.packer import Packer
 from pyferrum_kv.driver.parameters import agreed
 from pyferrum_kv.driver.prepared import PreparedLaunch
 from pyferrum_kv.errors import ArgumentError, ClosedError, DriverError, DriverNotFound
@@ -33,13 +35,16 @@ class CudaFunction:
         self.module, self.name, self.context = module, name, module.context
         self._handle = handle
         self._signature = agreed(name, known, told)
-        self._writers = (
-            writers_for(self.context, self._signature) if self._signature is not None else ()
-        )
+        self._writers: tuple[Writer, ...] = ()
+        self._packer: Packer | None = None
+        if self._signature is not None:
+            self._writers = writers_for(self.context, self._signature)
+            self._packer = Packer(self.context, self._signature)
         self._attributes: dict[str, int] = {}
         self.checked_configs: set[LaunchConfig] = set()  # see launch_config.checked_config()
         self.dependants = Dependants()
         self.occupancy = Occupancy(self)
+        self.once = OnceLauncher(self)
         self._load()
 
     def _load(self) -> None:
@@ -141,9 +146,13 @@ class CudaFunction:
 
     # launching
 
+    def new_block(self) -> ArgumentBlock:
+        """A parameter block with nothing in it yet."""
+        return ArgumentBlock(self.context, self.signature, self._writers, self._packer)
+
     def bind(self, arguments: tuple[Any, ...]) -> ArgumentBlock:
         """Check the arguments against the signature, and pack them."""
-        block = ArgumentBlock(self.context, self.signature, self._writers)
+        block = self.new_block()
         block.fill(arguments)
         return block
 

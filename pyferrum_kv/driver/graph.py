@@ -15,6 +15,8 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from pyferrum_kv.driver.binding import CROWD, THREAD
+from pyferrum_kv.driver.direct import again_or_raise
 from pyferrum_kv.driver.lifetime import Owned
 from pyferrum_kv.errors import ArgumentError, CaptureError, ClosedError, FerrumError
 
@@ -70,10 +72,19 @@ class CudaGraph:
 
     def launch(self, stream: CudaStream | None = None) -> None:
         """Replay on `stream`, by default the one it was captured on; asynchronous."""
-        stream = stream or self._stream
+        context, stream = self.context, self._stream if stream is None else stream
+        if context.ledger.attention:
+            context.attend("launch of a graph")
+        if not CROWD.is_one and THREAD.bound is not context.ledger:
+            context.bind_to_thread()
         with self._lock:
-            on = f"{self!r}, {stream!r}"
-            self.context.call("cuGraphLaunch", self._ready("launch"), stream.cu_stream, on=on)
+            call, args = context.api.raw.cuGraphLaunch, (self._ready("launch"), stream.cu_stream)
+            status = call(*args)[0]
+            if status:
+                on = f"{self!r}, {stream!r}"
+                again_or_raise(
+                    context, lambda: call(*args)[0], (), status, on, name="cuGraphLaunch"
+                )
 
     def upload(self, stream: CudaStream | None = None) -> None:
         """Move the graph to the device ahead of its first launch."""

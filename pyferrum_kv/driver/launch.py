@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class LaunchBuilder:
     """One launch in the making: stream.launch_builder(f).arg(x).arg(y).launch(config)."""
 
+    __slots__ = ("_arguments", "_function", "_stream", "_timed")
+
     def __init__(self, stream: CudaStream, function: CudaFunction) -> None:
         if function.context is not stream.context:
             raise WrongContextError(
@@ -44,12 +46,12 @@ class LaunchBuilder:
 
     def launch(self, config: LaunchConfig) -> tuple[CudaEvent, CudaEvent] | None:
         """Check, and launch asynchronously. Timed: (start, end); `end - start` is milliseconds."""
-        prepared = self.prepare(config)
+        launch = self._function.once.launch
         if not self._timed:
-            prepared.launch()
+            launch(config, self._arguments, self._stream)
             return None
         start = CudaEvent(self._stream.context, timing=True).record(self._stream)
-        prepared.launch()
+        launch(config, self._arguments, self._stream)
         return start, CudaEvent(self._stream.context, timing=True).record(self._stream)
 
     def prepare(self, config: LaunchConfig) -> PreparedLaunch:

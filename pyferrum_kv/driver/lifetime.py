@@ -46,6 +46,7 @@ class Ledger:
         "attention",
         "captures",
         "deferred",
+        "last_launch",
         "pid",
         "state",
     )
@@ -56,6 +57,7 @@ class Ledger:
         self.pid = os.getpid()
         self.captures: list[list[object]] = []
         self.deferred: deque[DeferredError] = deque(maxlen=256)
+        self.last_launch = ""  # here, because a slot is the cheapest place to note it
         self._live: dict[int, tuple[str, Callable[[], None]]] = {}
         self._waiting: deque[int] = deque()
         _LEDGERS.add(self)

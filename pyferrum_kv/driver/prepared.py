@@ -1,9 +1,14 @@
 """PreparedLaunch: everything checked once, then replayed.
 
-The hot path is one flag, one turn and one cuLaunchKernelEx with a ready configuration and
-parameter block. The flag is the ledger's `attention`: a capture runs, something waits to be given
-back, the context is closed, lost or forked. When an argument, the module or the stream is closed,
-the launch is given a gate of its own whose flag is always up, and looks again.
+The hot path is one flag, one look at the thread, and one driver call on arguments that lie ready.
+The flag is the ledger's `attention`: a capture runs, something waits to be given back, the context
+is closed, lost or forked. When an argument, the module or the stream is closed, the launch is given
+a gate of its own whose flag is always up, and looks again.
+
+The driver reads configuration and parameter block while other threads run, so neither is ever
+written while a launch may be reading it. What a launch was prepared with stays as it is, and
+launching that takes no lock. The first change of an argument, or a launch on another stream, is
+made on copies; from then on those launches take turns.
 """
 
 from __future__ import annotations
@@ -13,12 +18,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pyferrum_kv.driver.arguments import ArgumentBlock, position_of
-from pyferrum_kv.driver.binding import THREAD
-from pyferrum_kv.driver.codes import INVALID_CONTEXT, INVALID_HANDLE, STICKY
+from pyferrum_kv.driver.binding import CROWD, THREAD
+from pyferrum_kv.driver.direct import Packed, again_or_raise
 from pyferrum_kv.driver.launch_config import LaunchConfig, checked_config, driver_config
 from pyferrum_kv.driver.memory import DeviceMemory
 from pyferrum_kv.driver.turn import Turn
-from pyferrum_kv.errors import ClosedError, DriverError, WrongContextError
+from pyferrum_kv.errors import ClosedError, WrongContextError
 
 if TYPE_CHECKING:
     from pyferrum_kv.driver.function import CudaFunction
@@ -26,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class _Raised:
-    """A gate that always asks for attention."""
+    """A gate that always asks for attention; each invalidation raises one of its own."""
 
     attention = True
 
@@ -40,10 +45,10 @@ class PreparedLaunch:
 
     __slots__ = (
         "__weakref__",
-        "_address",
-        "_arguments",
+        "_api",
         "_block",
-        "_buffer",
+        "_call",
+        "_changing",
         "_context",
         "_current",
         "_driver_config",
@@ -52,16 +57,14 @@ class PreparedLaunch:
         "_handle",
         "_keep",
         "_label",
-        "_launch_ex",
         "_ledger",
-        "_put_back",
+        "_pack",
+        "_packed",
         "_stale",
-        "_take",
+        "_stream",
         "_turn",
         "_watched",
-        "_writers",
         "config",
-        "stream",
     )
 
     def __init__(
@@ -73,22 +76,23 @@ class PreparedLaunch:
         keep_arguments: bool = True,
     ) -> None:
         context = function.context
-        self._context, self._ledger = context, context.ledger
+        self._context, self._ledger, self._api = context, context.ledger, context.api
         self._gate: Any = context.ledger
         self._turn = Turn()
-        self._take, self._put_back = self._turn.pop, self._turn.append
-        self._launch_ex = context.api.raw.cuLaunchKernelEx
+        self._call, self._pack = context.api.launch_ex.call, context.api.launch_ex.pack
         self._function, self._handle = function, function.cu_function
-        self._block, self._address = block, block.address
-        self._buffer, self._writers, self._arguments = block.buffer, block.writers, block.arguments
-        self._keep = keep_arguments
-        self._stale = ""
+        self._block, self._keep, self._stale = block, keep_arguments, ""
         self._watched: dict[int, weakref.ref[Any]] = {}
-        self.config, self.stream = config, stream
+        self.config, self._stream = config, stream
         self._label = f"{function.name} {config}"
-        self._driver_config = driver_config(context.api, config, stream.cu_stream)
+        # for launches that take turns: made when first needed, written only with the turn
+        self._driver_config: Any = None
+        self._changing: Packed | None = None
         self._current: CudaStream | None = None
-        self._redirect(stream)
+        self._check_stream(stream)
+        made = driver_config(self._api, config, stream.cu_stream)  # ClosedError after its close()
+        self._packed: Packed | None = self._pack(made, self._handle, block)  # None once changed
+        stream.dependants.add(self)
         function.dependants.add(self)
         for position in range(len(block.arguments)):
             self._watch(position)
@@ -97,29 +101,27 @@ class PreparedLaunch:
     def function(self) -> CudaFunction:
         return self._function
 
+    @property
+    def stream(self) -> CudaStream:
+        """The stream it was prepared for."""
+        return self._stream
+
     # launching
 
     def launch(self, stream: CudaStream | None = None) -> None:
         """Launch on `stream`, by default the one it was prepared for; asynchronous."""
         if self._gate.attention:
-            self._attend()
-        if THREAD.bound is not self._ledger:
+            self._attend(stream)
+        if not CROWD.is_one and THREAD.bound is not self._ledger:
             self._context.bind_to_thread()
-        if stream is None:
-            stream = self.stream
-        try:
-            self._take()
-        except IndexError:
-            self._turn.wait()
-        try:
-            if stream is not self._current:
-                self._redirect(stream)
-            status = self._launch_ex(self._driver_config, self._handle, self._address, 0)[0]
-            if status:
-                self._fail(status)
-        finally:
-            self._put_back(None)
-        self._context.last_launch = self._label
+        packed = self._packed
+        if packed is None or stream is not None:
+            self._in_turn(stream)
+            return
+        status = self._call(*packed)
+        if status:
+            again_or_raise(self._context, self._call, packed, status, self._label)
+        self._ledger.last_launch = self._label
 
     __call__ = launch
 
@@ -128,47 +130,54 @@ class PreparedLaunch:
     ) -> None:
         """Change arguments and launch, as one step that no other thread comes between."""
         if self._gate.attention:
-            self._attend()
-        if THREAD.bound is not self._ledger:
+            self._attend(stream)
+        if not CROWD.is_one and THREAD.bound is not self._ledger:
             self._context.bind_to_thread()
-        if stream is None:
-            stream = self.stream
+        self._in_turn(stream, changes)
+
+    def _in_turn(
+        self, stream: CudaStream | None, changes: Iterable[tuple[int | str, Any]] | None = None
+    ) -> None:
+        stream, turn = stream or self._stream, self._turn
         try:
-            self._take()
+            turn.pop()
         except IndexError:
-            self._turn.wait()
+            turn.wait()
         try:
-            self._change(changes)
-            if stream is not self._current:
-                self._redirect(stream)
-            status = self._launch_ex(self._driver_config, self._handle, self._address, 0)[0]
+            if changes is not None:
+                self._change(changes)
+            packed = self._changing
+            if packed is None or stream is not self._current:
+                packed = self._redirected(stream)
+            status = self._call(*packed)
             if status:
-                self._fail(status)
+                again_or_raise(self._context, self._call, packed, status, self._label)
         finally:
-            self._put_back(None)
-        self._context.last_launch = self._label
+            turn.append(None)
+        self._ledger.last_launch = self._label
 
     # changing
 
     def set(self, which: int | str, value: Any) -> PreparedLaunch:
         """Check and replace one argument, by name or by position from 0."""
-        position = self._position(which)
+        turn = self._turn
         try:
-            self._take()
+            turn.pop()
         except IndexError:
-            self._turn.wait()
+            turn.wait()
         try:
-            self._write(position, value)
+            self._change(((which, value),))
         finally:
-            self._put_back(None)
+            turn.append(None)
         return self
 
     def configure(self, config: LaunchConfig) -> PreparedLaunch:
         """Replace the launch configuration."""
         checked_config(self._function, config)
         with self._turn:
-            stream = self._current or self.stream
-            self._driver_config = driver_config(self._context.api, config, stream.cu_stream)
+            if self._packed is not None:
+                self._leave_prepared()
+            self._changing = None
             self.config, self._label = config, f"{self._function.name} {config}"
         return self
 
@@ -178,30 +187,37 @@ class PreparedLaunch:
             block = self._block.copy()
             for position, ref in self._watched.items():
                 block.arguments[position] = ref()
-            config, stream = self.config, self.stream
+            config, stream = self.config, self._stream
         return PreparedLaunch(self._function, config, block, stream, self._keep)
+
+    def _leave_prepared(self) -> None:
+        """Change a copy: another thread's launch may be reading what was prepared."""
+        self._packed = self._changing = None
+        self._block = self._block.copy()
 
     def _change(self, changes: Iterable[tuple[int | str, Any]]) -> None:
         """All of the changes, or none."""
-        buffer, arguments = self._buffer, self._arguments
-        before = bytes(buffer), arguments.copy()
+        if self._packed is not None:
+            self._leave_prepared()
+        block, watched = self._block, self._watched
+        buffer, arguments, writers = block.buffer, block.arguments, block.writers
+        before = None  # a writer writes or raises, so one change alone has nothing to undo
+        if not isinstance(changes, tuple) or len(changes) > 1:
+            before = buffer[:], arguments[:]
         try:
             for which, value in changes:
-                self._write(self._position(which), value)
+                if type(which) is int and 0 <= which < len(writers):
+                    position = which
+                else:
+                    position = position_of(block.signature, which)
+                writers[position](buffer, value)
+                arguments[position] = value
+                if position in watched or isinstance(value, DeviceMemory):
+                    self._watch(position)
         except Exception:
-            buffer[:], arguments[:] = before
+            if before is not None:
+                buffer[:], arguments[:] = before
             raise
-
-    def _write(self, position: int, value: Any) -> None:
-        self._writers[position](self._buffer, value)
-        self._arguments[position] = value
-        if isinstance(value, DeviceMemory) or position in self._watched:
-            self._watch(position)
-
-    def _position(self, which: int | str) -> int:
-        if type(which) is int and 0 <= which < len(self._arguments):
-            return which
-        return position_of(self._block.signature, which)
 
     # what must stay alive
 
@@ -219,9 +235,10 @@ class PreparedLaunch:
 
     def invalidate(self, reason: str = "") -> None:
         """Something this launch stands on was closed: look again before the next launch."""
-        self._gate = _Raised
+        self._gate = _Raised()
 
-    def _attend(self) -> None:
+    def _attend(self, stream: CudaStream | None) -> None:
+        seen = self._gate
         self._context.attend(f"launch of {self._label}")
         if self._stale:
             raise ClosedError(f"launch of {self._label}: argument '{self._stale}' is gone")
@@ -238,32 +255,32 @@ class PreparedLaunch:
         with self._turn:
             if self._current is not None and self._current.is_closed:
                 self._current = None
-        self._gate = self._ledger
+        if stream is None:
+            _ = self._stream.cu_stream  # ClosedError after its close()
+        if self._gate is seen and not self._stream.is_closed:  # else the flag stays up
+            self._gate = self._ledger
         self._ledger.keep((self._function, *arguments))
 
-    def _redirect(self, stream: CudaStream) -> None:
+    def _check_stream(self, stream: CudaStream) -> None:
         if stream.context is not self._context:
             raise WrongContextError(
                 f"launch of {self._label}: the stream is of {stream.context!r};"
                 f" wanted one of {self._context!r}"
             )
-        self._driver_config.hStream = stream.cu_stream  # ClosedError after its close()
+
+    def _redirected(self, stream: CudaStream) -> Packed:
+        """What call() takes for launches in turn, now on `stream`; with the turn."""
+        self._check_stream(stream)
+        cu_stream = stream.cu_stream  # ClosedError after its close()
+        packed = self._changing
+        if packed is None:
+            self._driver_config = driver_config(self._api, self.config, cu_stream)
+            packed = self._changing = self._pack(self._driver_config, self._handle, self._block)
+        else:
+            self._driver_config.hStream = cu_stream
         stream.dependants.add(self)
         self._current = stream
-
-    def _fail(self, status: Any) -> None:
-        """Try once more if another library changed the thread's context; else raise."""
-        context = self._context
-        if status in (INVALID_CONTEXT, INVALID_HANDLE):
-            api = context.api
-            if int(api.call("cuCtxGetCurrent")) != context.handle:
-                context.bind_to_thread()
-                status = self._launch_ex(self._driver_config, self._handle, self._address, 0)[0]
-        if status:
-            error = context.api.error("cuLaunchKernelEx", status, self._label)
-            if isinstance(error, DriverError) and error.code in STICKY:
-                raise context.lose(error) from error
-            raise error
+        return packed
 
     def __repr__(self) -> str:
         return f"<PreparedLaunch {self._label}>"

@@ -16,7 +16,7 @@ from pyferrum_kv.int8_kv.checks import (
     check_int,
     check_slice,
 )
-from pyferrum_kv.int8_kv.launch_cache import keep, launches_of
+from pyferrum_kv.int8_kv.launch_cache import LAUNCHES, keep
 from pyferrum_kv.int8_kv.strides import Strides
 from pyferrum_kv.loader import PtxLoader
 
@@ -56,13 +56,23 @@ def int8_kv_cache_append(
     key: tuple[Any, ...] | None = None
     try:
         key = (
-            *(k.token, v.token, slot_mapping.token),
-            *pools.key,
-            *(num_tokens, k_strides, v_strides),
+            k.token,
+            v.token,
+            slot_mapping.token,
+            pools.k_pool.token,
+            pools.v_pool.token,
+            pools.k_scales.token,
+            pools.v_scales.token,
+            pools.layout_key,
+            num_tokens,
+            k_strides,
+            v_strides,
         )
-        held: AppendLaunch | None = launches_of(stream).get(key)
-    except (AttributeError, TypeError):  # what is wrong with which argument, the checks will say
+        held: AppendLaunch | None = stream.attachments[LAUNCHES][key]
+    except KeyError:
         held = None
+    except (AttributeError, TypeError):  # what is wrong with which argument, the checks will say
+        key = held = None
     if held is None:
         held = AppendLaunch(
             stream,

@@ -20,7 +20,7 @@ from pyferrum_kv.int8_kv.checks import (
     check_int,
     check_slice,
 )
-from pyferrum_kv.int8_kv.launch_cache import keep, launches_of, token_of
+from pyferrum_kv.int8_kv.launch_cache import LAUNCHES, keep
 from pyferrum_kv.int8_kv.launch_decode import DecodeArguments, DecodeLaunch
 from pyferrum_kv.int8_kv.plan import DecodeShape
 from pyferrum_kv.int8_kv.split import DETERMINISTIC_SPLIT_LEN
@@ -83,16 +83,38 @@ def paged_decode_attention_int8(
     key: tuple[Any, ...] | None = None
     try:
         key = (
-            *(q.token, out.token, block_table.token, token_of(kv_lens), token_of(lse)),
-            *(token_of(sinks), token_of(alibi_slopes), token_of(k_channel_factors)),
-            *pools.key,
-            *(num_q_heads, batch_size, q_len, window_left, logit_softcap, q_strides, out_strides),
-            *(block_table_stride, deterministic, entry, num_splits),
-            *(token_of(workspace.states if workspace else None), max_kv_len.bit_length()),
+            q.token,
+            out.token,
+            block_table.token,
+            kv_lens if kv_lens is None else kv_lens.token,
+            lse if lse is None else lse.token,
+            sinks if sinks is None else sinks.token,
+            alibi_slopes if alibi_slopes is None else alibi_slopes.token,
+            k_channel_factors if k_channel_factors is None else k_channel_factors.token,
+            pools.k_pool.token,
+            pools.v_pool.token,
+            pools.k_scales.token,
+            pools.v_scales.token,
+            pools.layout_key,
+            num_q_heads,
+            batch_size,
+            q_len,
+            window_left,
+            logit_softcap,
+            q_strides,
+            out_strides,
+            block_table_stride,
+            deterministic,
+            entry,
+            num_splits,
+            workspace if workspace is None else workspace.states.token,
+            max_kv_len.bit_length(),
         )
-        held: DecodeLaunch | None = launches_of(stream).get(key)
-    except (AttributeError, TypeError):  # what is wrong with which argument, the checks will say
+        held: DecodeLaunch | None = stream.attachments[LAUNCHES][key]
+    except KeyError:
         held = None
+    except (AttributeError, TypeError):  # what is wrong with which argument, the checks will say
+        key = held = None
     if held is None:
         shape, arguments, capacity = _checked(
             stream,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from pyferrum_kv.driver import CudaStream
-    from pyferrum_kv.int8_kv.checks import DeviceSlice
 
 MAX_LAUNCHES = 4096
 """Enough for the layers of a model times the shapes in turn; the oldest goes first."""
@@ -21,20 +20,13 @@ Held = TypeVar("Held")
 _KEEPING = threading.Lock()
 
 
-def launches_of(stream: CudaStream) -> dict[Any, Any]:
-    """The stream's prepared launches. Read without a lock."""
-    held: dict[Any, Any] = stream.attachments.setdefault("int8_kv", {})
-    return held
-
-
-def token_of(given: DeviceSlice | None) -> int:
-    """The token, or -1 for a null argument."""
-    return -1 if given is None else given.token
+LAUNCHES = "int8_kv"
+"""stream.attachments[LAUNCHES] holds the stream's prepared launches, and is read without a lock."""
 
 
 def keep(stream: CudaStream, key: tuple[Any, ...], launch: Held) -> Held:
     """Keep a launch; of two threads that prepared the same, the later one's stays."""
-    launches = launches_of(stream)
+    launches: dict[Any, Any] = stream.attachments.setdefault(LAUNCHES, {})
     with _KEEPING:
         launches[key] = launch
         if len(launches) > MAX_LAUNCHES:

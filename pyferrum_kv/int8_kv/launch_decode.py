@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import threading
 from dataclasses import dataclass
 from math import nan
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pyferrum_kv.driver.launch_config import LaunchConfig, checked_config
 from pyferrum_kv.driver.prepared import PreparedLaunch
 from pyferrum_kv.driver.tensor_map import encode_tensor_map
+from pyferrum_kv.driver.turn import Turn
 from pyferrum_kv.errors import ArgumentError, NoVariant
 from pyferrum_kv.int8_kv.checks import DeviceSlice, check_float
 from pyferrum_kv.int8_kv.explain import ENTRIES, explain
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _NAME = "paged_decode_attention_int8"
 _DTYPES = ("float16", "bfloat16")
-_INT32, _FLOAT32 = struct.Struct("<i"), struct.Struct("<f")
+_FLOAT32 = struct.Struct("<f")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +57,11 @@ class DecodeLaunch:
         "_buffer",
         "_default_scale",
         "_launch",
-        "_length_at",
-        "_lock",
+        "_length",
         "_names",
         "_scale",
         "_scale_at",
+        "_turn",
         "capacity",
         "plan",
         "shape",
@@ -85,7 +85,7 @@ class DecodeLaunch:
         """
         self.shape, self.capacity, self._names = shape, capacity, names
         self._default_scale = shape.head_dim**-0.5
-        self._lock = threading.Lock()
+        self._turn = Turn()
         self.plan: DecodePlan | None = None
         self._launch: PreparedLaunch | None = None
         if not shape.batch_size:
@@ -106,7 +106,9 @@ class DecodeLaunch:
         block = function.bind(_in_order(shape, arguments, plan, workspace))
         offsets = {param.name: param.offset for param in function.signature.params}
         self._buffer = block.buffer
-        self._length_at, self._scale_at = offsets["max_kv_len"], offsets["softmax_scale"]
+        length_at, self._scale_at = offsets["max_kv_len"], offsets["softmax_scale"]
+        # an int32 to assign to, which a number's type and range are checked by
+        self._length = memoryview(block.buffer)[length_at : length_at + 4].cast("i")
         self._scale = self._default_scale
         self._launch = PreparedLaunch(function, config, block, stream, keep_arguments=False)
 
@@ -114,20 +116,27 @@ class DecodeLaunch:
         """Launch with this length and scale; what does not fit is refused. Safe from any thread."""
         if softmax_scale is None:
             softmax_scale = self._default_scale
-        with self._lock:  # the driver copies the block at the call, so only writers need order
-            try:
-                if not 0 <= max_kv_len <= self.capacity:
-                    raise OverflowError
-                if self._launch is None:
-                    return
-                _INT32.pack_into(self._buffer, self._length_at, max_kv_len)
-                if softmax_scale != self._scale:
-                    _FLOAT32.pack_into(self._buffer, self._scale_at, softmax_scale)
-                    self._scale = softmax_scale
-            except (TypeError, ValueError, OverflowError, struct.error):
-                self._scale = nan  # pack_into() clears the place before it refuses: write it again
-                raise self._refusal(max_kv_len, softmax_scale) from None
+        turn = self._turn  # the driver reads the block during the call
+        try:
+            turn.pop()
+        except IndexError:
+            turn.wait()
+        try:
+            if not 0 <= max_kv_len <= self.capacity:
+                raise OverflowError
+            if self._launch is None:
+                return
+            self._length[0] = max_kv_len
+            if softmax_scale != self._scale:
+                self._scale = nan  # pack_into() clears the place before it refuses
+                _FLOAT32.pack_into(self._buffer, self._scale_at, softmax_scale)
+                self._scale = softmax_scale
+        except (TypeError, ValueError, OverflowError, struct.error):
+            raise self._refusal(max_kv_len, softmax_scale) from None
+        else:
             self._launch.launch()
+        finally:
+            turn.append(None)
 
     def _refusal(self, max_kv_len: Any, softmax_scale: Any) -> ArgumentError:
         """One of the two does not fit: say which, and what would."""

@@ -25,7 +25,7 @@ from pyferrum_kv.int8_kv.checks import (
     check_int,
     check_slice,
 )
-from pyferrum_kv.int8_kv.launch_cache import keep
+from pyferrum_kv.int8_kv.launch_cache import LAUNCHES, keep
 from pyferrum_kv.int8_kv.launch_decode import DecodeArguments, DecodeLaunch
 from pyferrum_kv.int8_kv.layout import MAX_SLOTS, KvLayout
 from pyferrum_kv.int8_kv.plan import DecodeShape
@@ -80,7 +80,7 @@ def launch_int8_paged_decode_attention(
             head_dim,
             block_size,
         )
-        held: DecodeLaunch = stream.attachments["int8_kv"][key]
+        held: DecodeLaunch = stream.attachments[LAUNCHES][key]
     except (KeyError, AttributeError, TypeError):
         pools = (k_pool, v_pool, k_scales_pool, v_scales_pool)
         sizes = (num_q_heads, num_kv_heads, head_dim, block_size)
@@ -197,7 +197,7 @@ def launch_int8_kv_cache_append(
             num_kv_heads,
             head_dim,
         )
-        held: AppendLaunch = stream.attachments["int8_kv"][key]
+        held: AppendLaunch = stream.attachments[LAUNCHES][key]
     except (KeyError, AttributeError, TypeError):
         pools = (k_out_pool, v_out_pool, k_scales_pool, v_scales_pool)
         sizes = (num_tokens, num_kv_heads, head_dim)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING
 
 from pyferrum_kv.int8_kv.checks import FLOAT16, INT8, DeviceSlice, check_disjoint, check_slice
@@ -28,10 +28,13 @@ class Int8KvPools:
     v_pool: DeviceSlice
     k_scales: DeviceSlice
     v_scales: DeviceSlice
+    layout_key: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """The layout as plain numbers, which a cache finds sooner than the object."""
 
     def __post_init__(self) -> None:
         layout, context = self.layout, getattr(self.k_pool, "context", None)
         check_pools("Int8KvPools", layout, self.slices, context)
+        object.__setattr__(self, "layout_key", astuple(layout))
 
     @classmethod
     def allocate(cls, stream: CudaStream, layout: KvLayout) -> Int8KvPools:
@@ -58,11 +61,6 @@ class Int8KvPools:
     @property
     def slices(self) -> tuple[DeviceSlice, DeviceSlice, DeviceSlice, DeviceSlice]:
         return self.k_pool, self.v_pool, self.k_scales, self.v_scales
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        """What a cache may know them by: a token for each slice, 0 once closed, and the layout."""
-        return (*(held.token for held in self.slices), self.layout)
 
     def close(self) -> None:
         """Free the slices that are owners; views are left to theirs."""

@@ -18,6 +18,8 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 @pytest.fixture(params=["virtual", pytest.param("cuda", marks=pytest.mark.gpu)])
 def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     name: str = request.param
+    if name == "cuda":
+        request.getfixturevalue("device")
     try:
         device_count(driver=name)
     except DriverNotFound as absent:

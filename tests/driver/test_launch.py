@@ -292,3 +292,14 @@ def test_features_are_checked_against_the_device(
     for config in (LaunchConfig(2, 32, cluster_dim=2), LaunchConfig(2, 32, programmatic=True)):
         with pytest.raises(errors.ArgumentError, match=r"compute capability 8.0; wanted 9.0"):
             launch.configure(config)
+
+
+@pytest.mark.parametrize("wrong", [1e300, "wrong", True])
+def test_a_change_that_is_refused_leaves_the_argument(ctx: CudaContext, wrong: Any) -> None:
+    stream, y, launch = ready(ctx)
+    launch.set("a", 3.0)
+    for change in (lambda: launch.set("a", wrong), lambda: launch.launch_with((("a", wrong),))):
+        with pytest.raises(errors.ArgumentError, match="'a' is float"):
+            change()
+    launch.launch()
+    assert stream.clone_dtoh(y)[39] == 117

@@ -32,6 +32,7 @@ def elapsed_ms(context: CudaContext, launches: list[PreparedLaunch]) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
+@pytest.mark.alone
 def test_streams_overlap_and_one_stream_does_not(gpu_ctx: CudaContext) -> None:
     streams = [gpu_ctx.new_stream() for _ in range(4)]
     elapsed_ms(gpu_ctx, [spinner(streams[0])])
@@ -39,6 +40,7 @@ def test_streams_overlap_and_one_stream_does_not(gpu_ctx: CudaContext) -> None:
     assert elapsed_ms(gpu_ctx, [spinner(streams[0]) for _ in range(3)]) >= 3 * SPIN_MS
 
 
+@pytest.mark.alone
 def test_join_orders_what_would_overlap(gpu_ctx: CudaContext) -> None:
     first, second = gpu_ctx.new_stream(), gpu_ctx.new_stream()
     one, two = spinner(first), spinner(second)
@@ -51,6 +53,7 @@ def test_join_orders_what_would_overlap(gpu_ctx: CudaContext) -> None:
     assert 1000 * (time.perf_counter() - start) >= 2 * SPIN_MS
 
 
+@pytest.mark.alone
 def test_launches_and_pinned_copies_return_before_they_happen(gpu_ctx: CudaContext) -> None:
     stream = gpu_ctx.new_stream()
     launch, host = spinner(stream), gpu_ctx.alloc_pinned(1024, "f4")
@@ -66,6 +69,7 @@ def test_launches_and_pinned_copies_return_before_they_happen(gpu_ctx: CudaConte
     assert stream.is_done
 
 
+@pytest.mark.alone
 def test_events_time_what_ran(gpu_ctx: CudaContext) -> None:
     stream = gpu_ctx.new_stream()
     launch = spinner(stream)
@@ -116,6 +120,7 @@ def test_sixteen_threads_agree_with_one(gpu_ctx: CudaContext) -> None:
     assert stream.clone_dtoh(y).tolist() == expected
 
 
+@pytest.mark.alone
 def test_ten_thousand_cycles_return_the_memory() -> None:
     context = CudaContext.create(0, driver="cuda")
 
@@ -131,21 +136,28 @@ def test_ten_thousand_cycles_return_the_memory() -> None:
             if host is not None:
                 host.close()
 
+    def free_bytes() -> int:
+        gc.collect()
+        context.synchronize()
+        context.mem_pool().trim(0)
+        return context.mem_info()[0]
+
     for i in range(200):
         cycle(i)
-    context.synchronize()
-    context.mem_pool().trim(0)
-    before, _ = context.mem_info()
-    for i in range(10_000):
-        cycle(i)
-    gc.collect()
-    context.synchronize()
-    context.mem_pool().trim(0)
-    after, _ = context.mem_info()
+    lost = []
+    for _ in range(3):  # a leak loses memory each time; what else runs on the device, by chance
+        before = free_bytes()
+        for i in range(10_000):
+            cycle(i)
+        lost.append(before - free_bytes())
+        if lost[-1] <= 2 << 20:
+            break
+    stats = context.mem_pool().stats()
+    assert (stats["used_bytes"], stats["reserved_bytes"]) == (0, 0)
     assert context.deferred_errors() == []
     assert len(context.ledger) <= 1  # the pool
     context.close()
-    assert before - after <= 2 << 20
+    assert min(lost) <= 2 << 20
 
 
 def test_pool_keeps_memory_until_trimmed(gpu_ctx: CudaContext) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.kernels import AXPY, CLUSTER
+from helpers.kernels import AXPY, CLUSTER, STORE_ALL
 
 from pyferrum_kv import ArgumentError, CudaContext, CudaStream, DriverError, LaunchConfig
+from pyferrum_kv.driver.parameters import signature_from_driver
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu_ctx")]
 
@@ -85,18 +86,15 @@ def test_occupancy_agrees_with_the_devices_limits(gpu_ctx: CudaContext) -> None:
 
 
 def test_driver_tells_the_parameters_that_the_ptx_tells(gpu_ctx: CudaContext) -> None:
-    from helpers.kernels import STORE_ALL
-
-    from pyferrum_kv.driver.parameters import signature_from_driver
-
     function = gpu_ctx.load_module(STORE_ALL).function("store_all")
-    told = signature_from_driver(gpu_ctx, function.cu_function, "store_all", None)
-    if gpu_ctx.api.version < 12040:
-        assert told is None
-    else:
-        assert told is not None
-        known = [(p.offset, p.size_bytes) for p in function.signature.params]
-        assert [(p.offset, p.size_bytes) for p in told.params] == known
+    known = [(p.offset, p.size_bytes) for p in function.signature.params]
+    for count in (len(known), None):  # None: until the driver refuses
+        told = signature_from_driver(gpu_ctx, function.cu_function, "store_all", count)
+        if gpu_ctx.api.version < 12040:
+            assert told is None
+        else:
+            assert told is not None
+            assert [(p.offset, p.size_bytes) for p in told.params] == known
 
 
 def test_graph_updates_replay_new_arguments(gpu_ctx: CudaContext, gpu_stream: CudaStream) -> None:

@@ -21,7 +21,7 @@ def test_the_virtual_driver_conforms(options):
 
 
 @pytest.mark.gpu
-def test_the_real_driver_conforms():
+def test_the_real_driver_conforms(device):
     try:
         real.cuInit(0)
     except RuntimeError as absent:
