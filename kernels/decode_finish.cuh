@@ -6,7 +6,7 @@
 //
 // exchange    f32 [team, stripe, rows kept] x state, in shared memory
 // workspace   f32 [slot, num_kv_heads, rows of a KV head] x state;   state = o[head_dim], m, l, 2 unused
-// counters    u32 [batch_size, num_kv_heads, row tiles]              atomicInc wraps the last arrival back to 0
+// counters    u32 [batch_size, num_kv_heads, row tiles]              the last arrival wraps back to 0
 //
 // This code runs once a piece, mostly from a cold instruction cache: it is kept short before it is kept unrolled.
 #pragma once
@@ -52,7 +52,12 @@ struct Team {
     }
 };
 
-DEVICE void fence_gpu() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+// Count an arrival, wrapping after `last`; what the CTA wrote before is seen by who acquires, and the other way round.
+DEVICE u32 arrive(u32* counter, u32 last) {
+    u32 before;
+    asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;" : "=r"(before) : "l"(counter), "r"(last) : "memory");
+    return before;
+}
 
 DEVICE float4 load_l2(const float4* p) {  // L1 may hold a sector from before a neighbour's state was written
     float4 x;
@@ -183,14 +188,10 @@ DEVICE void finish_piece(WarpTile<HEAD_DIM, ROW_TILES>& tile, const Team& team, 
     }
     if (piece.num_states == 1) return;
 
-    // the last team to arrive sees every state; the barrier orders the team's writes before the one fence
+    // the last team to arrive sees every state; the barrier orders the team's writes before the one arrival
     u32* arrived = (u32*)exchange;
     team.sync();
-    if (team.stripe == 0 && lane == 0) {
-        fence_gpu();
-        *arrived = atomicInc(counter, (u32)piece.num_states - 1);
-        fence_gpu();
-    }
+    if (team.stripe == 0 && lane == 0) *arrived = arrive(counter, (u32)piece.num_states - 1);
     team.sync();
     if (*arrived != (u32)piece.num_states - 1) return;
     constexpr i32 PARTS = (HEAD_DIM + 31) / 32;

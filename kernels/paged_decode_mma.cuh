@@ -159,6 +159,8 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t)) {
     __shared__ Notes notes[WARPS];
     __shared__ i64 token_codes[WARPS][TILE_TOKENS];
     const i32 warp = threadIdx.x >> 5;
+    let_next_launch_begin();
+    wait_for_earlier_launches();
 
     // which KV head, which rows
     const i32 heads_wanted = (num_kv_heads + (i32)gridDim.y - 1) / (i32)gridDim.y;

@@ -149,7 +149,6 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t), i32 cta_heads_lo
     const i32 warp = threadIdx.x >> 5;
     const WorkList work = {kv_lens, batch_size, max_kv_len, q_len, window_left, num_splits, 4,
                            split_len > 0 ? 31 - __clz(split_len / TILE_TOKENS) : 0, split_len > 0};
-    const i32 first_kv_len = work.first_kv_len();
 
     const i32 heads = 1 << cta_heads_log2;
     const i32 first_head = (i32)blockIdx.y * heads;
@@ -164,12 +163,15 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t), i32 cta_heads_lo
     ring.scales = ring.codes + (u32)(num_slots * 2 * ring.half_codes);
     ring.barriers = shared_address(&barriers);
     const u32 exchange_begin = ring.scales + (u32)(num_slots * 2 * ring.half_scales);
+    let_next_launch_begin();
     if (warp >= CONSUMERS && (threadIdx.x & 31) == 0) prefetch_map(warp > CONSUMERS ? v_map : k_map);
     if (threadIdx.x < num_slots) {
         barrier_init(ring.full(threadIdx.x), PRODUCERS);
         barrier_init(ring.empty(threadIdx.x), min(heads, num_kv_heads - first_head));
         barrier_init_done();
     }
+    wait_for_earlier_launches();
+    const i32 first_kv_len = work.first_kv_len();
     __syncthreads();
     work.begin(notes[warp], first_kv_len);
 

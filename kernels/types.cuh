@@ -91,6 +91,21 @@ DEVICE f32 log2_approx(f32 x) {
     return y;
 }
 
+// --- programmatic dependent launch: a launch that asks for it may begin before the one ahead of it has ended ---
+
+// Nothing that an earlier launch may write, and nothing at all that is written, comes before this.
+DEVICE void wait_for_earlier_launches() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// The next launch may begin where this one leaves room; it waits for this one's end by the call above.
+DEVICE void let_next_launch_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 #define LOG2_E 1.4426950408889634f
 #define LN_2 0.6931471805599453f
 #define INFINITY_F32 __uint_as_float(0x7f800000u)

@@ -101,7 +101,12 @@ class DecodeLaunch:
         if workspace is None and plan.workspace_floats:
             workspace = Workspace.of(stream)
         function = PtxLoader.of(context).function(plan.entry)
-        config = LaunchConfig(plan.grid_dim, plan.block_dim, plan.shared_mem_bytes)
+        config = LaunchConfig(
+            plan.grid_dim,
+            plan.block_dim,
+            plan.shared_mem_bytes,
+            programmatic=plan.programmatic and _may_overlap(context),
+        )
         checked_config(function, config)
         block = function.bind(_in_order(shape, arguments, plan, workspace))
         offsets = {param.name: param.offset for param in function.signature.params}
@@ -212,6 +217,11 @@ def _of_tensor_maps(
         for pool in given.pools[:2]
     )
     return plan.box_heads.bit_length() - 1, plan.ring_depth, *maps
+
+
+def _may_overlap(context: CudaContext) -> bool:
+    """Whether programmatic dependent launch is to be had, in a captured graph too."""
+    return context.compute_capability >= (9, 0) and context.api.version >= 12030
 
 
 def available_entries(context: CudaContext) -> frozenset[str]:

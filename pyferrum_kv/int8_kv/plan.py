@@ -88,6 +88,7 @@ class DecodePlan:
     workspace_floats: int  # used of the budget
     num_counters: int  # likewise
     reason: str
+    programmatic: bool = False  # may begin before the launch ahead of it ends; it waits by itself
     box_heads: int = 0  # KV heads of a box of the tensor maps; 0: the entry takes no tensor maps
     ring_depth: int = 0  # slabs on their way to each stripe of a CTA, for an entry with tensor maps
     passed_over: tuple[tuple[str, str], ...] = ()  # entries tried before, and why not

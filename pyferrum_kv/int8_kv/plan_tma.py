@@ -71,6 +71,7 @@ def _planner(
             split_len=shape.split_len,
             workspace_floats=states * floats_a_state if workers > 1 or num_splits > 1 else 0,
             num_counters=shape.batch_size * shape.num_kv_heads * row_tiles,
+            programmatic=True,
             reason=f"tensor cores fed by bulk copies, {heads} KV heads a CTA, {workers} workers for"
             f" {shape.batch_size} sequences",
             box_heads=heads,
