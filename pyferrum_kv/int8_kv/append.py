@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from pyferrum_kv.int8_kv.pools import Int8KvPools
 
 _NAME = "int8_kv_cache_append"
-_THREADS = 256  # as in kernels/int8_kv_cache_append.cu
+_THREADS = 128  # as in kernels/int8_kv_cache_append.cu
+_LANE_ELEMENTS = 16  # of a row, at most
 
 Pools = tuple[DeviceSlice, DeviceSlice, DeviceSlice, DeviceSlice]
 
@@ -128,10 +129,10 @@ class AppendLaunch:
         if not num_tokens:
             return
 
-        lanes_a_row = 1 << (layout.head_dim // 8 - 1).bit_length()
         rows = num_tokens * layout.num_kv_heads
+        check_int(operation, "num_tokens * num_kv_heads", rows, 1, MAX_INT32)
+        lanes_a_row = 1 << (-(-layout.head_dim // _LANE_ELEMENTS) - 1).bit_length()
         grid = -(-rows * lanes_a_row // _THREADS)
-        check_int(operation, "num_tokens * num_kv_heads / rows a CTA", grid, 1, MAX_INT32)
         entry = _NAME if dtype_name(k.dtype) == "float16" else f"{_NAME}_bf16"
         self.launch = (
             PtxLoader.of(context)
