@@ -14,6 +14,7 @@ from pyferrum_kv.int8_kv.launchers import (
     launch_int8_paged_decode_attention,
 )
 from pyferrum_kv.int8_kv.layout import KvLayout
+from pyferrum_kv.int8_kv.merge import merge_attention_states
 from pyferrum_kv.int8_kv.plan import Budget, DecodePlan, DecodeShape
 from pyferrum_kv.int8_kv.pools import Int8KvPools
 from pyferrum_kv.int8_kv.preload import preload
@@ -32,6 +33,7 @@ __all__ = [
     "int8_kv_cache_append",
     "launch_int8_kv_cache_append",
     "launch_int8_paged_decode_attention",
+    "merge_attention_states",
     "paged_decode_attention_int8",
     "preload",
 ]

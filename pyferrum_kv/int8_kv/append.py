@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pyferrum_kv.int8_kv.pools import Int8KvPools
 
 _NAME = "int8_kv_cache_append"
+APPEND_ENTRIES = {"float16": _NAME, "bfloat16": f"{_NAME}_bf16"}
 _THREADS = 128  # as in kernels/int8_kv_cache_append.cu
 _LANE_ELEMENTS = 16  # of a row, at most
 
@@ -133,10 +134,9 @@ class AppendLaunch:
         check_int(operation, "num_tokens * num_kv_heads", rows, 1, MAX_INT32)
         lanes_a_row = 1 << (-(-layout.head_dim // _LANE_ELEMENTS) - 1).bit_length()
         grid = -(-rows * lanes_a_row // _THREADS)
-        entry = _NAME if dtype_name(k.dtype) == "float16" else f"{_NAME}_bf16"
         self.launch = (
             PtxLoader.of(context)
-            .function(entry)
+            .function(APPEND_ENTRIES[dtype_name(k.dtype)])
             .prepare(
                 LaunchConfig((grid, 1, 1), (_THREADS, 1, 1)),
                 k,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyferrum_kv.int8_kv.append import APPEND_ENTRIES
 from pyferrum_kv.int8_kv.launch_decode import available_entries
+from pyferrum_kv.int8_kv.merge import MERGE_ENTRIES
 from pyferrum_kv.int8_kv.workspace import Workspace
 from pyferrum_kv.loader import PtxLoader
 
@@ -13,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def preload(ctx: CudaContext, stream: CudaStream | None = None) -> None:
-    """Load the append and decode entries, and reserve the workspace of `stream`.
+    """Load the entries of every operation, and reserve the workspace of `stream`.
 
     stream: the default stream unless given
     """
-    entries = ("int8_kv_cache_append", "int8_kv_cache_append_bf16", *available_entries(ctx))
+    entries = (*APPEND_ENTRIES.values(), *MERGE_ENTRIES.values(), *available_entries(ctx))
     PtxLoader.of(ctx).preload(*entries)
     Workspace.of(ctx.default_stream() if stream is None else stream)
