@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyferrum_kv.int8_kv.append import APPEND_ENTRIES
+from pyferrum_kv.int8_kv.blocks import BLOCKS_ENTRY
 from pyferrum_kv.int8_kv.launch_decode import available_entries
 from pyferrum_kv.int8_kv.merge import MERGE_ENTRIES
 from pyferrum_kv.int8_kv.workspace import Workspace
@@ -19,6 +20,6 @@ def preload(ctx: CudaContext, stream: CudaStream | None = None) -> None:
 
     stream: the default stream unless given
     """
-    entries = (*APPEND_ENTRIES.values(), *MERGE_ENTRIES.values(), *available_entries(ctx))
-    PtxLoader.of(ctx).preload(*entries)
+    entries = (*APPEND_ENTRIES.values(), *MERGE_ENTRIES.values(), BLOCKS_ENTRY)
+    PtxLoader.of(ctx).preload(*entries, *available_entries(ctx))
     Workspace.of(ctx.default_stream() if stream is None else stream)
