@@ -6,8 +6,7 @@
 //
 // TILES   grid   ceil(num_tokens * num_kv_heads / rows a CTA)
 //         CTA    THREADS threads; head_dim / 16 lanes, rounded up to a power of two, hold a row of K and the same of V
-//         lane   CHUNKS times 8 neighbouring d, a 16-byte load and an 8-byte store each, of K and of V; chunk c of all
-//                lanes of a row is contiguous, so that requests cover whole sectors
+//         lane   CHUNKS times 8 neighbouring d, a 16-byte load and an 8-byte store each, of K and of V: kv_append.cuh
 //
 // MEMORY  pools and scales: paged_kv.cuh. Nothing is shared. Strides and offsets are int64.
 //         K and V are asked for together with the slot and not after it: one latency and not two. A skipped token is
@@ -18,107 +17,36 @@
 //         8 bytes. K or V that is not aligned to 16 bytes, or whose strides are no multiple of 8 elements, is read by
 //         the element.
 // TWIN    pyferrum_kv/reference/quantize.py::quantize
-#include "kv_quantize.cuh"
-#include "paged_kv.cuh"
+#include "kv_append.cuh"
 
 #define THREADS 128
 #define CHUNKS 2
 #define ROWS 1       // rows a lane takes part in, all asked for before any is used
 #define MIN_CTAS 12  // an SM: 40 registers, and nothing spilled
 
-#define INT8_KV_CACHE_APPEND_PARAMS(half_t)                                                                     \
-    const half_t* __restrict__ k,            /* [num_tokens, num_kv_heads, head_dim], strided */                \
-    const half_t* __restrict__ v,            /* [num_tokens, num_kv_heads, head_dim], strided */                \
-    i8* __restrict__ k_pool,                 /* [num_blocks, block_size, num_kv_heads, head_dim] */             \
-    i8* __restrict__ v_pool,                 /* [num_blocks, block_size, num_kv_heads, head_dim] */             \
-    f16* __restrict__ k_scales,              /* [num_blocks, block_size, num_kv_heads] */                       \
-    f16* __restrict__ v_scales,              /* [num_blocks, block_size, num_kv_heads] */                       \
-    const i32* __restrict__ slot_mapping,    /* [num_tokens] */                                                 \
-    i64 num_slots,                           /* num_blocks * block_size */                                      \
-    i64 k_token_stride,                      /* elements */                                                     \
-    i64 k_head_stride,                       /* elements */                                                     \
-    i64 v_token_stride,                      /* elements */                                                     \
-    i64 v_head_stride,                       /* elements */                                                     \
-    i64 kv_block_stride,                     /* codes from a block to the next */                               \
-    i64 scale_block_stride,                  /* scales from a block to the next */                              \
-    i32 num_tokens,                                                                                             \
-    i32 num_kv_heads,                                                                                           \
-    i32 head_dim,                                                                                               \
-    i32 block_size
-
-// What a lane holds of one row, still packed.
-struct Row {
-    uint4 k[CHUNKS];
-    uint4 v[CHUNKS];
-    i32 kv_head;
-    i32 slot;
-};
-
 template <typename half_t>
 DEVICE void int8_kv_cache_append_body(INT8_KV_CACHE_APPEND_PARAMS(half_t)) {
-    // which rows, and which chunks of 8 of them
-    const u32 chunks = (u32)head_dim / 8;
-    const i32 lanes_log2 = 32 - __clz((chunks + CHUNKS - 1) / CHUNKS - 1);
-    const u32 lane = threadIdx.x & ((1 << lanes_log2) - 1);
-    const u32 rows_at_once = THREADS >> lanes_log2;
-    const u32 first_row = blockIdx.x * rows_at_once * ROWS + (threadIdx.x >> lanes_log2);
+    RowLanes lanes;
+    lanes.init(head_dim, CHUNKS, THREADS);
+    const u32 first_row = blockIdx.x * lanes.rows_at_once * ROWS + lanes.row;
     const u32 num_rows = (u32)num_tokens * (u32)num_kv_heads;
-    const bool k_vector = (((u64)k | (u64)(k_token_stride | k_head_stride) * 2) & 15) == 0;
-    const bool v_vector = (((u64)v | (u64)(v_token_stride | v_head_stride) * 2) & 15) == 0;
+    const bool k_vector = is_vector(k, k_token_stride, k_head_stride);
+    const bool v_vector = is_vector(v, v_token_stride, v_head_stride);
 
-    // ask for all of them; chunks past head_dim and rows past the end are zeros
-    Row rows[ROWS];
+    KvRow<half_t, CHUNKS> rows[ROWS];
 #pragma unroll
     for (i32 r = 0; r < ROWS; r++) {
-        Row& row = rows[r];
-        const u32 index = first_row + r * rows_at_once;
+        const u32 index = first_row + r * lanes.rows_at_once;
         const u32 token = index / (u32)num_kv_heads;
-        row.kv_head = (i32)(index - token * (u32)num_kv_heads);
-        const half_t* k_row = k + (i32)token * k_token_stride + row.kv_head * k_head_stride;
-        const half_t* v_row = v + (i32)token * v_token_stride + row.kv_head * v_head_stride;
-#pragma unroll
-        for (i32 c = 0; c < CHUNKS; c++) {
-            const u32 chunk = lane + (c << lanes_log2);
-            const bool held = index < num_rows && chunk < chunks;
-            row.k[c] = held ? load8<half_t>(k_row + chunk * 8, k_vector) : make_uint4(0, 0, 0, 0);
-            row.v[c] = held ? load8<half_t>(v_row + chunk * 8, v_vector) : make_uint4(0, 0, 0, 0);
-        }
-        row.slot = index < num_rows ? slot_mapping[token] : -1;
+        const i32 kv_head = (i32)(index - token * (u32)num_kv_heads);
+        rows[r].kv_head = kv_head;
+        rows[r].load(lanes, index < num_rows, token, k + (i32)token * k_token_stride + kv_head * k_head_stride,
+                     k_vector, v + (i32)token * v_token_stride + kv_head * v_head_stride, v_vector, slot_mapping);
     }
-
     const PagedKv kv = {kv_block_stride, scale_block_stride, num_kv_heads, head_dim};
 #pragma unroll
-    for (i32 r = 0; r < ROWS; r++) {
-        const Row& row = rows[r];
-        u32 k_pair = 0, v_pair = 0;
-#pragma unroll
-        for (i32 c = 0; c < CHUNKS; c++) {
-            k_pair = max2(half_t{}, k_pair, amax2<half_t>(row.k[c]));
-            v_pair = max2(half_t{}, v_pair, amax2<half_t>(row.v[c]));
-        }
-        f32 k_amax, v_amax;
-        widen2<half_t>(row_amax2<half_t>(k_pair, v_pair, lanes_log2), k_amax, v_amax);
-        if (row.slot < 0 || row.slot >= num_slots) continue;
-
-        RowScale k_scale, v_scale;
-        k_scale.init(k_amax);
-        v_scale.init(v_amax);
-        const i32 block = (u32)row.slot / (u32)block_size;
-        const i32 block_offset = row.slot - block * block_size;
-        const i64 codes = kv.code_offset(block, block_offset, row.kv_head);
-#pragma unroll
-        for (i32 c = 0; c < CHUNKS; c++) {
-            const u32 chunk = lane + (c << lanes_log2);
-            if (chunk >= chunks) break;
-            *(uint2*)(k_pool + codes + chunk * 8) = k_scale.codes8<half_t>(row.k[c]);
-            *(uint2*)(v_pool + codes + chunk * 8) = v_scale.codes8<half_t>(row.v[c]);
-        }
-        if (lane == 0) {
-            const i64 scale = kv.scale_offset(block, block_offset, row.kv_head);
-            k_scales[scale] = k_scale.stored;
-            v_scales[scale] = v_scale.stored;
-        }
-    }
+    for (i32 r = 0; r < ROWS; r++)
+        rows[r].store(lanes, kv, num_slots, block_size, k_pool, v_pool, k_scales, v_scales);
 }
 
 #define INT8_KV_CACHE_APPEND(NAME, half_t)                                                                      \

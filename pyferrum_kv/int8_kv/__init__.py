@@ -6,8 +6,14 @@ batch of ragged sequences, and options.
 """
 
 from pyferrum_kv.int8_kv.append import int8_kv_cache_append
+from pyferrum_kv.int8_kv.append_rotary import int8_kv_cache_append_rotary
 from pyferrum_kv.int8_kv.blocks import copy_blocks, swap_blocks
-from pyferrum_kv.int8_kv.debug import check_block_pairs, check_block_table, check_slot_mapping
+from pyferrum_kv.int8_kv.debug import (
+    check_block_pairs,
+    check_block_table,
+    check_positions,
+    check_slot_mapping,
+)
 from pyferrum_kv.int8_kv.decode import paged_decode_attention_int8
 from pyferrum_kv.int8_kv.explain import explain
 from pyferrum_kv.int8_kv.launchers import (
@@ -30,10 +36,12 @@ __all__ = [
     "Workspace",
     "check_block_pairs",
     "check_block_table",
+    "check_positions",
     "check_slot_mapping",
     "copy_blocks",
     "explain",
     "int8_kv_cache_append",
+    "int8_kv_cache_append_rotary",
     "launch_int8_kv_cache_append",
     "launch_int8_paged_decode_attention",
     "merge_attention_states",

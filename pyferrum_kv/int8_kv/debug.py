@@ -89,6 +89,28 @@ def check_slot_mapping(
         )
 
 
+def check_positions(
+    stream: CudaStream,
+    positions: DeviceSlice,
+    *,
+    max_position: int,
+    num_tokens: int | None = None,
+    operation: str = "int8_kv_cache_append_rotary",
+) -> None:
+    """Every position is within the table; waits.
+
+    positions: int32 [num_tokens]
+    """
+    _refuse_capture(stream, operation)
+    given = stream.clone_dtoh(positions)[:num_tokens]
+    outside = np.flatnonzero((given < 0) | (given >= max_position))
+    if len(outside):
+        i = int(outside[0])
+        raise ArgumentError(
+            f"{operation}: positions[{i}] is {given[i]}; wanted 0 to {max_position - 1}"
+        )
+
+
 def check_block_pairs(
     stream: CudaStream,
     block_pairs: DeviceSlice,

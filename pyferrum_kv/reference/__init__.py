@@ -9,6 +9,7 @@ from pyferrum_kv.reference.attention import (
 )
 from pyferrum_kv.reference.blocks import copy_blocks, swap_blocks
 from pyferrum_kv.reference.quantize import dequantize, quantize
+from pyferrum_kv.reference.rotary import rotary_embedding
 
 __all__ = [
     "attention",
@@ -19,5 +20,6 @@ __all__ = [
     "merge_attention_states",
     "paged_decode_attention_int8",
     "quantize",
+    "rotary_embedding",
     "swap_blocks",
 ]
