@@ -49,7 +49,7 @@ def int8_kv_cache_append(
 ) -> None:
     """Quantise new K and V tokens and write them to their slots; asynchronous on `stream`.
 
-    k, v:          fp16, bf16  [num_tokens, num_kv_heads, head_dim]
+    k, v:          fp16, bf16  [num_tokens, num_kv_heads, head_dim]   read even where skipped
     slot_mapping:  int32       [num_tokens]   distinct; -1, or any outside the pool, writes nothing
 
     num_tokens: as many as slot_mapping holds, unless given.
