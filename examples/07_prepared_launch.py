@@ -27,7 +27,7 @@ values = {
     "num_tokens": 1, "num_kv_heads": 1, "head_dim": 64, "block_size": 16,
 }  # fmt: skip
 arguments = [values[param.name] for param in append.signature.params]
-launch = append.prepare(LaunchConfig((1, 1, 1), (256, 1, 1)), *arguments, stream=stream)
+launch = append.prepare(LaunchConfig((1, 1, 1), (128, 1, 1)), *arguments, stream=stream)
 
 
 def append_some(first: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyferrum_kv.driver.launch_config import LaunchConfig
 from pyferrum_kv.dtypes import dtype_name
@@ -21,13 +21,17 @@ from pyferrum_kv.int8_kv.strides import Strides
 from pyferrum_kv.loader import PtxLoader
 
 if TYPE_CHECKING:
-    from pyferrum_kv.driver import CudaStream, PreparedLaunch
+    from pyferrum_kv.driver import CudaContext, CudaStream, PreparedLaunch
     from pyferrum_kv.int8_kv.layout import KvLayout
     from pyferrum_kv.int8_kv.pools import Int8KvPools
 
 _NAME = "int8_kv_cache_append"
-_THREADS = 256  # as in kernels/int8_kv_cache_append.cu
+APPEND_ENTRIES = {"float16": _NAME, "bfloat16": f"{_NAME}_bf16"}
+THREADS = 128  # as in kernels/int8_kv_cache_append.cu, and _rotary.cu
+_LANE_ELEMENTS = 16  # of a row, at most
+NAMES = ("k", "v", "k_pool", "v_pool", "k_scales", "v_scales")
 
+Names = tuple[str, str, str, str, str, str]
 Pools = tuple[DeviceSlice, DeviceSlice, DeviceSlice, DeviceSlice]
 
 
@@ -45,7 +49,7 @@ def int8_kv_cache_append(
 ) -> None:
     """Quantise new K and V tokens and write them to their slots; asynchronous on `stream`.
 
-    k, v:          fp16, bf16  [num_tokens, num_kv_heads, head_dim]
+    k, v:          fp16, bf16  [num_tokens, num_kv_heads, head_dim]   read even where skipped
     slot_mapping:  int32       [num_tokens]   distinct; -1, or any outside the pool, writes nothing
 
     num_tokens: as many as slot_mapping holds, unless given.
@@ -112,57 +116,32 @@ class AppendLaunch:
         num_tokens: int | None = None,
         k_strides: tuple[int, int] | None = None,
         v_strides: tuple[int, int] | None = None,
-        names: tuple[str, ...] = ("k", "v", "k_pool", "v_pool", "k_scales", "v_scales"),
+        names: Names = NAMES,
         operation: str = _NAME,
     ) -> None:
         self.launch: PreparedLaunch | None = None
-        context = stream.context
-        check_slice(operation, "slot_mapping", slot_mapping, INT32, 0, context)
-        if num_tokens is None:
-            num_tokens = len(slot_mapping)
-        num_tokens = check_int(operation, "num_tokens", num_tokens, 0, MAX_INT32)
-        why = f"num_tokens {num_tokens}"
-        check_slice(operation, "slot_mapping", slot_mapping, INT32, num_tokens, context, why=why)
-        shape = (num_tokens, layout.num_kv_heads, layout.head_dim)
-        strides = []
-        for name, given, memory in ((names[0], k_strides, k), (names[1], v_strides, v)):
-            checked = Strides.checked(operation, f"{name[0]}_strides", given, shape)
-            size = checked.num_elements
-            check_slice(operation, name, memory, HALVES, size, context, why=str(list(shape)))
-            strides.append(checked)
-        check_slice(operation, names[1], v, k.dtype, 0, context, why=f"the dtype of {names[0]}")
-        for name, memory in zip(names[2:], pools, strict=True):
-            check_slice(operation, name, memory, memory.dtype, 0, context)
-        inputs = ((names[0], k), (names[1], v), ("slot_mapping", slot_mapping))
-        check_disjoint(operation, zip(names[2:], pools, strict=True), inputs)
-        if not num_tokens:
+        checked = CheckedAppend.of(
+            stream.context,
+            (k, v),
+            layout,
+            pools,
+            slot_mapping,
+            num_tokens,
+            (k_strides, v_strides),
+            names=names,
+            operation=operation,
+        )
+        if not checked.num_tokens:
             return
-
-        lanes_a_row = 1 << (layout.head_dim // 8 - 1).bit_length()
-        rows = num_tokens * layout.num_kv_heads
-        grid = -(-rows * lanes_a_row // _THREADS)
-        check_int(operation, "num_tokens * num_kv_heads / rows a CTA", grid, 1, MAX_INT32)
-        entry = _NAME if dtype_name(k.dtype) == "float16" else f"{_NAME}_bf16"
+        grid = num_ctas(
+            operation, checked.num_tokens, "num_kv_heads", layout.num_kv_heads, layout.head_dim
+        )
         self.launch = (
-            PtxLoader.of(context)
-            .function(entry)
+            PtxLoader.of(stream.context)
+            .function(APPEND_ENTRIES[dtype_name(k.dtype)])
             .prepare(
-                LaunchConfig((grid, 1, 1), (_THREADS, 1, 1)),
-                k,
-                v,
-                *pools,
-                slot_mapping,
-                layout.num_slots,
-                strides[0].token,
-                strides[0].head,
-                strides[1].token,
-                strides[1].head,
-                layout.kv_block_stride,
-                layout.scale_block_stride,
-                num_tokens,
-                layout.num_kv_heads,
-                layout.head_dim,
-                layout.block_size,
+                LaunchConfig((grid, 1, 1), (THREADS, 1, 1)),
+                *checked.arguments,
                 stream=stream,
                 keep_arguments=False,
             )
@@ -171,3 +150,61 @@ class AppendLaunch:
     def run(self) -> None:
         if self.launch is not None:
             self.launch.launch()
+
+
+class CheckedAppend(NamedTuple):
+    """Arguments that passed the checks, in the order of INT8_KV_CACHE_APPEND_PARAMS."""
+
+    num_tokens: int
+    strides: tuple[Strides, Strides]  # of K and V
+    arguments: tuple[Any, ...]
+
+    @classmethod
+    def of(
+        cls,
+        context: CudaContext,
+        given: tuple[DeviceSlice, DeviceSlice],
+        layout: KvLayout,
+        pools: Pools,
+        slot_mapping: DeviceSlice,
+        num_tokens: int | None,
+        given_strides: tuple[tuple[int, int] | None, tuple[int, int] | None],
+        *,
+        names: Names = NAMES,
+        operation: str = _NAME,
+    ) -> CheckedAppend:
+        check_slice(operation, "slot_mapping", slot_mapping, INT32, 0, context)
+        if num_tokens is None:
+            num_tokens = len(slot_mapping)
+        num_tokens = check_int(operation, "num_tokens", num_tokens, 0, MAX_INT32)
+        why = f"num_tokens {num_tokens}"
+        check_slice(operation, "slot_mapping", slot_mapping, INT32, num_tokens, context, why=why)
+        shape = (num_tokens, layout.num_kv_heads, layout.head_dim)
+        strides = []
+        for name, asked, memory in zip(names[:2], given_strides, given, strict=True):
+            checked = Strides.checked(operation, f"{name[0]}_strides", asked, shape)
+            size = checked.num_elements
+            check_slice(operation, name, memory, HALVES, size, context, why=str(list(shape)))
+            strides.append(checked)
+        k, v = given
+        check_slice(operation, names[1], v, k.dtype, 0, context, why=f"the dtype of {names[0]}")
+        for name, memory in zip(names[2:], pools, strict=True):
+            check_slice(operation, name, memory, memory.dtype, 0, context)
+        inputs = ((names[0], k), (names[1], v), ("slot_mapping", slot_mapping))
+        check_disjoint(operation, zip(names[2:], pools, strict=True), inputs)
+        of_k, of_v = strides
+        arguments = (
+            *(k, v, *pools, slot_mapping, layout.num_slots),
+            *(of_k.token, of_k.head, of_v.token, of_v.head),
+            *(layout.kv_block_stride, layout.scale_block_stride),
+            *(num_tokens, layout.num_kv_heads, layout.head_dim, layout.block_size),
+        )
+        return cls(num_tokens, (of_k, of_v), arguments)
+
+
+def num_ctas(operation: str, num_tokens: int, name: str, num_heads: int, head_dim: int) -> int:
+    """CTAs that all rows of `num_tokens` tokens and `num_heads` heads take."""
+    rows = num_tokens * num_heads
+    check_int(operation, f"num_tokens * {name}", rows, 0, MAX_INT32)
+    lanes_a_row = 1 << (-(-head_dim // _LANE_ELEMENTS) - 1).bit_length()
+    return -(-rows * lanes_a_row // THREADS)

@@ -1,4 +1,4 @@
-"""The debug mode: do block tables, lengths and slots point inside the pools?
+"""The debug mode: do block tables, lengths, slots and pairs point inside the pools?
 
 They lie on the device, where no launch reads them back, so a wrong one is found only here. The
 checks copy them to the host and wait for the stream: for hunting a fault, not for serving. They run
@@ -87,6 +87,72 @@ def check_slot_mapping(
             f"{operation}: slot_mapping[{both[0]}] and [{both[1]}] are both {slot};"
             " wanted distinct slots"
         )
+
+
+def check_positions(
+    stream: CudaStream,
+    positions: DeviceSlice,
+    *,
+    max_position: int,
+    num_tokens: int | None = None,
+    operation: str = "int8_kv_cache_append_rotary",
+) -> None:
+    """Every position is within the table; waits.
+
+    positions: int32 [num_tokens]
+    """
+    _refuse_capture(stream, operation)
+    given = stream.clone_dtoh(positions)[:num_tokens]
+    outside = np.flatnonzero((given < 0) | (given >= max_position))
+    if len(outside):
+        i = int(outside[0])
+        raise ArgumentError(
+            f"{operation}: positions[{i}] is {given[i]}; wanted 0 to {max_position - 1}"
+        )
+
+
+def check_block_pairs(
+    stream: CudaStream,
+    block_pairs: DeviceSlice,
+    *,
+    num_blocks: tuple[int, int],
+    num_pairs: int | None = None,
+    within: bool = False,
+    operation: str = "swap_blocks",
+) -> None:
+    """Every pair is within its pools or holds a -1, and no copy meets another; waits.
+
+    block_pairs: int32 [num_pairs, 2]
+    num_blocks:  of the pools that are read, and of those that are written
+    within:      they are the same, so no block may be written and read
+    """
+    _refuse_capture(stream, operation)
+    pairs = stream.clone_dtoh(block_pairs)
+    pairs = pairs[: len(pairs) // 2 * 2].reshape(-1, 2)[:num_pairs]
+    for side, limit in enumerate(num_blocks):
+        outside = np.flatnonzero((pairs[:, side] < -1) | (pairs[:, side] >= limit))
+        if len(outside):
+            i = int(outside[0])
+            raise ArgumentError(
+                f"{operation}: block_pairs[{i}, {side}] is {pairs[i, side]};"
+                f" wanted -1 or 0 to {limit - 1}"
+            )
+    kept = np.flatnonzero((pairs >= 0).all(axis=1))
+    written: dict[int, int] = {}
+    for i in kept.tolist():
+        first = written.setdefault(int(pairs[i, 1]), i)
+        if first != i:
+            raise ArgumentError(
+                f"{operation}: block_pairs[{first}, 1] and [{i}, 1] are both {pairs[i, 1]};"
+                " wanted distinct blocks"
+            )
+    for i in kept.tolist() if within else ():
+        other = written.get(int(pairs[i, 0]), i)
+        if other != i:
+            raise ArgumentError(
+                f"{operation}: block_pairs[{i}, 0] and [{other}, 1] are both {pairs[i, 0]}; wanted"
+                " no block that is read by one pair and written by another"
+            )
 
 
 def _refuse_capture(stream: CudaStream, operation: str) -> None:

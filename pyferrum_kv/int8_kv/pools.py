@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyferrum_kv.int8_kv.checks import FLOAT16, INT8, DeviceSlice, check_disjoint, check_slice
 from pyferrum_kv.int8_kv.layout import KvLayout
 
 if TYPE_CHECKING:
-    from pyferrum_kv.driver import CudaSlice, CudaStream
+    import numpy as np
+
+    from pyferrum_kv.driver import CudaContext, CudaSlice, CudaStream, PinnedSlice
 
 POOL_ALIGNMENT = 8
 """Bytes: eight codes are written at once."""
@@ -45,13 +47,25 @@ class Int8KvPools:
         """
         made: list[CudaSlice] = []
         try:
-            for num_elements, dtype in (
-                (layout.num_codes, INT8),
-                (layout.num_codes, INT8),
-                (layout.num_scales, FLOAT16),
-                (layout.num_scales, FLOAT16),
-            ):
+            for num_elements, dtype in _sizes(layout):
                 made.append(stream.alloc_zeros(num_elements, dtype))
+            return cls(layout, *made)
+        except BaseException:
+            for held in made:
+                held.close()
+            raise
+
+    @classmethod
+    def allocate_pinned(cls, ctx: CudaContext, layout: KvLayout) -> Int8KvPools:
+        """Allocate pools of zeros in page-locked host memory, for swap_blocks().
+
+        Their slices' `array` is what the host sees, after a wait().
+        """
+        made: list[PinnedSlice] = []
+        try:
+            for num_elements, dtype in _sizes(layout):
+                made.append(ctx.alloc_pinned(num_elements, dtype))
+                made[-1].array.fill(0)
             return cls(layout, *made)
         except BaseException:
             for held in made:
@@ -73,6 +87,12 @@ class Int8KvPools:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _sizes(layout: KvLayout) -> tuple[tuple[int, np.dtype[Any]], ...]:
+    """Elements and type of the four."""
+    codes, scales = (layout.num_codes, INT8), (layout.num_scales, FLOAT16)
+    return codes, codes, scales, scales
 
 
 def check_pools(

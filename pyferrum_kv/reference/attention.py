@@ -132,12 +132,21 @@ def attention(
     return out, (m + np.log(total))[:, 0]
 
 
-def merge_attention_states(out_a: F64, lse_a: F64, out_b: F64, lse_b: F64) -> tuple[F64, F64]:
-    """Merge attention over two disjoint sets of tokens: out [..., head_dim], lse [...]."""
-    lse = np.logaddexp(lse_a, lse_b)
+def merge_attention_states(
+    partial_out: npt.NDArray[Any], partial_lse: npt.NDArray[Any]
+) -> tuple[F64, F64]:
+    """Merge attention over disjoint sets of tokens; a state with lse -inf weighs nothing.
+
+    partial_out:  fp16, bf16, float  [num_states, ..., head_dim]
+    partial_lse:  float              [num_states, ...]
+    returns:      out [..., head_dim], lse [...]
+    """
+    lse = np.logaddexp.reduce(as_float64(partial_lse), axis=0)
     safe = np.where(np.isneginf(lse), 0.0, lse)
-    weight_a, weight_b = np.exp(lse_a - safe)[..., None], np.exp(lse_b - safe)[..., None]
-    return out_a * weight_a + out_b * weight_b, lse
+    weights = np.exp(as_float64(partial_lse) - safe)[..., None]
+    rows = np.where(np.isneginf(partial_lse)[..., None], 0.0, as_float64(partial_out))
+    out: F64 = (weights * rows).sum(axis=0)
+    return out, lse
 
 
 def _alibi(slopes: npt.NDArray[np.float32], seen: slice, position: int) -> F64:

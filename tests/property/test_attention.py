@@ -17,14 +17,17 @@ def tokens(seed: int, num_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return q, *rng.standard_normal((2, num_tokens, 2, 8))
 
 
-@given(seeds, st.integers(0, 9), st.integers(0, 9))
-def test_merging_two_parts_is_attending_to_the_whole(seed, first, second):
-    q, k, v = tokens(seed, first + second)
+@given(seeds, st.lists(st.integers(0, 9), min_size=1, max_size=4))
+def test_merging_parts_is_attending_to_the_whole(seed, lengths):
+    q, k, v = tokens(seed, sum(lengths))
     scale = {"softmax_scale": 0.3}
     whole = reference.attention(q, k, v, **scale)
-    head = reference.attention(q, k[:first], v[:first], **scale)
-    tail = reference.attention(q, k[first:], v[first:], **scale)
-    merged = reference.merge_attention_states(*head, *tail)
+    ends = np.cumsum(lengths)
+    parts = [
+        reference.attention(q, k[end - n : end], v[end - n : end], **scale)
+        for n, end in zip(lengths, ends, strict=True)
+    ]
+    merged = reference.merge_attention_states(*map(np.stack, zip(*parts, strict=True)))
     np.testing.assert_allclose(merged[0], whole[0], atol=1e-12)
     np.testing.assert_allclose(merged[1], whole[1], atol=1e-12)
 
