@@ -127,26 +127,19 @@ DEVICE void merge_columns(const f32* states, i64 slot_floats, const Piece& piece
     if (group == 0 && inside) sink.write(row, column, total, o);
 }
 
-// All warps of the team call, also those that folded nothing. `exchange`: the team's shared memory, stripes *
-// min(num_rows, 8 * ROW_TILES) * (HEAD_DIM + 4) floats.
-template <i32 HEAD_DIM, i32 ROW_TILES, typename half_t>
-DEVICE void finish_piece(WarpTile<HEAD_DIM, ROW_TILES>& tile, const Team& team, const Piece& piece, f32* exchange,
-                         f32* states, i64 slot_floats, u32* counter, i32 first_row, i32 num_rows,
-                         const RowSink<half_t>& sink) {
-    constexpr i32 ROWS = 8 * ROW_TILES, STATE = HEAD_DIM + 4, QUADS = HEAD_DIM / 4;
+// One warp's state of its rows, to shared memory.
+template <i32 HEAD_DIM, i32 ROW_TILES>
+DEVICE void leave_state(WarpTile<HEAD_DIM, ROW_TILES>& tile, f32* to, i32 rows) {
+    constexpr i32 STATE = HEAD_DIM + 4;
     using Tile = WarpTile<HEAD_DIM, ROW_TILES>;
-    const i32 lane = threadIdx.x & 31, g = lane >> 2, j = lane & 3;
-    const i32 rows = min(num_rows - first_row, ROWS);
-    const i32 stripe_floats = min(num_rows, ROWS) * STATE;
-    tile.sum_lanes();
-    team.sync();  // the exchange is free: what the last piece left there has been read
+    const i32 g = (threadIdx.x & 31) >> 2, j = threadIdx.x & 3;
 #pragma unroll
     for (i32 n = 0; n < ROW_TILES; n++) {
 #pragma unroll
         for (i32 e = 0; e < 2; e++) {
             const i32 row = 8 * n + 2 * j + e;
             if (row >= rows) continue;
-            f32* state = exchange + team.stripe * stripe_floats + row * STATE;
+            f32* state = to + row * STATE;
 #pragma unroll
             for (i32 w = 0; w < Tile::V_WORDS; w++) {
                 const f32(&low)[4] = tile.o[n][2 * w], (&high)[4] = tile.o[n][2 * w + 1];
@@ -157,27 +150,50 @@ DEVICE void finish_piece(WarpTile<HEAD_DIM, ROW_TILES>& tile, const Team& team, 
             if (g == 0) *(float2*)(state + HEAD_DIM) = make_float2(tile.state[n][e].m, tile.state[n][e].l);
         }
     }
+}
+
+// 4 columns of one row over `count` states, `apart` floats from one to the next: m and l of the row, and o.
+template <i32 HEAD_DIM>
+DEVICE SoftmaxState fold_states(const f32* row_state, i32 count, i32 apart, i32 column, float4& o) {
+    SoftmaxState total;
+    total.init();
+    o = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll 2
+    for (i32 s = 0; s < count; s++) total.m = fmaxf(total.m, row_state[s * apart + HEAD_DIM]);
+#pragma unroll 2
+    for (i32 s = 0; s < count; s++) {
+        const float2 m_l = *(const float2*)(row_state + s * apart + HEAD_DIM);
+        const float4 part = *(const float4*)(row_state + s * apart + column);
+        const f32 w = total.weight(m_l.x);
+        total.l += m_l.y * w;
+        o.x += part.x * w;
+        o.y += part.y * w;
+        o.z += part.z * w;
+        o.w += part.w * w;
+    }
+    return total;
+}
+
+// All warps of the team call, also those that folded nothing. `exchange`: the team's shared memory, stripes *
+// min(num_rows, 8 * ROW_TILES) * (HEAD_DIM + 4) floats.
+template <i32 HEAD_DIM, i32 ROW_TILES, typename half_t>
+DEVICE void finish_piece(WarpTile<HEAD_DIM, ROW_TILES>& tile, const Team& team, const Piece& piece, f32* exchange,
+                         f32* states, i64 slot_floats, u32* counter, i32 first_row, i32 num_rows,
+                         const RowSink<half_t>& sink) {
+    constexpr i32 ROWS = 8 * ROW_TILES, STATE = HEAD_DIM + 4, QUADS = HEAD_DIM / 4;
+    const i32 lane = threadIdx.x & 31;
+    const i32 rows = min(num_rows - first_row, ROWS);
+    const i32 stripe_floats = min(num_rows, ROWS) * STATE;
+    tile.sum_lanes();
+    team.sync();  // the exchange is free: what the last piece left there has been read
+    leave_state(tile, exchange + team.stripe * stripe_floats, rows);
     team.sync();
 #pragma unroll 1
     for (i32 i = team.stripe * 32 + lane; i < rows * QUADS; i += team.stripes * 32) {
         const i32 row = i / QUADS, column = i % QUADS * 4;
-        const f32* state = exchange + row * STATE;
-        SoftmaxState total;
-        total.init();
-        float4 o = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll 2
-        for (i32 s = 0; s < team.stripes; s++) total.m = fmaxf(total.m, state[s * stripe_floats + HEAD_DIM]);
-#pragma unroll 2
-        for (i32 s = 0; s < team.stripes; s++) {
-            const float2 m_l = *(const float2*)(state + s * stripe_floats + HEAD_DIM);
-            const float4 part = *(const float4*)(state + s * stripe_floats + column);
-            const f32 w = total.weight(m_l.x);
-            total.l += m_l.y * w;
-            o.x += part.x * w;
-            o.y += part.y * w;
-            o.z += part.z * w;
-            o.w += part.w * w;
-        }
+        float4 o;
+        const SoftmaxState total =
+            fold_states<HEAD_DIM>(exchange + row * STATE, team.stripes, stripe_floats, column, o);
         if (piece.num_states == 1) {
             sink.write(first_row + row, column, total, o);
         } else {

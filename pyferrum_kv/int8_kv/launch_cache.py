@@ -8,10 +8,12 @@ still hold, and nothing needs checking again but the numbers that change from ca
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from pyferrum_kv.driver import CudaStream
+    from pyferrum_kv.int8_kv.checks import DeviceSlice
 
 MAX_LAUNCHES = 4096
 """Enough for the layers of a model times the shapes in turn; the oldest goes first."""
@@ -22,6 +24,17 @@ _KEEPING = threading.Lock()
 
 LAUNCHES = "int8_kv"
 """stream.attachments[LAUNCHES] holds the stream's prepared launches, and is read without a lock."""
+
+
+def launches_of(stream: CudaStream) -> Mapping[Any, Any]:
+    """The stream's prepared launches so far. The hottest calls read the attachment themselves."""
+    held: Mapping[Any, Any] = stream.attachments.get(LAUNCHES, {})
+    return held
+
+
+def token_of(given: DeviceSlice | None) -> int:
+    """The token, or -1 for a null argument."""
+    return -1 if given is None else given.token
 
 
 def keep(stream: CudaStream, key: tuple[Any, ...], launch: Held) -> Held:

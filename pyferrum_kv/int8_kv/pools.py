@@ -76,6 +76,11 @@ class Int8KvPools:
     def slices(self) -> tuple[DeviceSlice, DeviceSlice, DeviceSlice, DeviceSlice]:
         return self.k_pool, self.v_pool, self.k_scales, self.v_scales
 
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What a prepared launch on these pools is found by."""
+        return (*(held.token for held in self.slices), self.layout_key)
+
     def close(self) -> None:
         """Free the slices that are owners; views are left to theirs."""
         for held in self.slices:
