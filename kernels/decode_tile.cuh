@@ -52,8 +52,7 @@ template <i32 HEAD_DIM, i32 ROW_TILES>
 struct WarpTile {
     static constexpr i32 K_STEPS = HEAD_DIM / 16;
     static constexpr i32 V_WORDS = (HEAD_DIM + 31) / 32;  // head_dim 80: the third word of half the lanes is not used
-    static constexpr i32 K_WIDTH = HEAD_DIM % 64 == 0 ? 4 : 1;  // words of one load
-    static constexpr i32 V_WIDTH = HEAD_DIM % 128 == 0 ? 4 : HEAD_DIM % 64 == 0 ? 2 : 1;
+    static_assert(HEAD_DIM % 16 == 0, "a k-step is 16 columns, and rows begin at multiples of 16 bytes");
 
     u32 q[ROW_TILES][K_STEPS][2];
     f32 q_factor[ROW_TILES][2];  // log2-softmax scale of rows 2j, 2j + 1 over the power of two that q was scaled by
@@ -62,14 +61,16 @@ struct WarpTile {
     f32 o[ROW_TILES][2 * V_WORDS][4];
     SoftmaxState state[ROW_TILES][2];
 
+    // A lane's words of a row come in loads of four while they last, then of a pair, then of one. Lanes beside each
+    // other take neighbouring loads, so word `word` of `words` begins at column:
+    static DEVICE_MEMBER i32 column_of(i32 word, i32 words, i32 lane, i32 lanes) {
+        if (words % 4 == 0 || word < (words & ~3)) return (word >> 2) * (16 * lanes) + lane * 16 + (word & 3) * 4;
+        if (words % 2 == 0 || word < (words & ~1)) return (word >> 1) * (8 * lanes) + lane * 8 + (word & 1) * 4;
+        return word * (4 * lanes) + lane * 4;
+    }
     // First of the 4 columns in word `step` of lane j's K, and in word `word` of lane g's V.
-    static DEVICE_MEMBER i32 k_column(i32 step, i32 j) {
-        return K_WIDTH == 4 ? (step >> 2) * 64 + j * 16 + (step & 3) * 4 : step * 16 + j * 4;
-    }
-    static DEVICE_MEMBER i32 v_column(i32 word, i32 g) {
-        constexpr i32 W = V_WIDTH;
-        return (word / W) * (32 * W) + g * (4 * W) + (word % W) * 4;
-    }
+    static DEVICE_MEMBER i32 k_column(i32 step, i32 j) { return column_of(step, K_STEPS, j, 4); }
+    static DEVICE_MEMBER i32 v_column(i32 word, i32 g) { return column_of(word, V_WORDS, g, 8); }
 
     // q of rows first_row + 8 * n + g as B fragments, and an empty state. fp16 q enters as it is.
     template <typename half_t>

@@ -1,4 +1,4 @@
-// paged_decode_mma.cuh - paged_decode_attention_int8 on tensor cores: the body of the _d64, _d128 and _d256 entries.
+// paged_decode_mma.cuh - paged_decode_attention_int8 on tensor cores: the body of the _d32 to _d256 entries.
 //
 // One .cu a head_dim, since a driver compiles a whole module when it loads it.
 //
@@ -11,7 +11,8 @@
 //         warp   one KV head, one stripe: tile `step * stripes + stripe` of 16 tokens; 8 or 16 query rows at once
 //
 // MEMORY  paged_kv.cuh. K and V go from global memory to the registers of the lane that multiplies them, 16 bytes a
-//         lane (head_dim 64: V 8), K one tile ahead and V one tile ahead, the block's table entry two.
+//         lane where the row is long enough (column_of in decode_tile.cuh: head_dim 128 and above, and K from 64 on),
+//         K one tile ahead and V one tile ahead, the block's table entry two.
 //         shared: exchange between the stripes at the end of a piece; independent of kv_len
 //
 // COST    reads 2 * kv_len * num_kv_heads * (head_dim + 2) bytes a sequence once for each row tile
@@ -30,9 +31,20 @@ DEVICE void load_codes(u32* words, const i8* from) {
     if constexpr (WIDTH == 4)
         asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
                      : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "l"(from));
-    else
+    else if constexpr (WIDTH == 2)
         asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v2.u32 {%0,%1}, [%2];"
                      : "=r"(words[0]), "=r"(words[1]) : "l"(from));
+    else
+        asm volatile("ld.global.nc.L1::no_allocate.L2::128B.u32 %0, [%1];" : "=r"(words[0]) : "l"(from));
+}
+
+// A lane's WORDS words of one row, in loads as wide as column_of in decode_tile.cuh lays them out.
+template <i32 WORDS, typename Column>
+DEVICE void load_row(u32* words, const i8* row, Column column) {
+#pragma unroll
+    for (i32 w = 0; w < (WORDS & ~3); w += 4) load_codes<4>(words + w, row + column(w));
+    if constexpr (WORDS & 2) load_codes<2>(words + (WORDS & ~3), row + column(WORDS & ~3));
+    if constexpr (WORDS & 1) load_codes<1>(words + (WORDS & ~1), row + column(WORDS & ~1));
 }
 
 // The codes and scales of one tile, in the lanes' fragments.
@@ -49,9 +61,7 @@ struct TileCodes {
 #pragma unroll
         for (i32 i = 0; i < 2; i++) {
             const i8* row = k_pool + rows.code_of(token_of(lane >> 2) + i);
-#pragma unroll
-            for (i32 s = 0; s < Tile::K_STEPS; s += Tile::K_WIDTH)
-                load_codes<Tile::K_WIDTH>(&k[i][s], row + Tile::k_column(s, lane & 3));
+            load_row<Tile::K_STEPS>(k[i], row, [&](i32 step) { return Tile::k_column(step, lane & 3); });
         }
     }
     template <typename Rows>
@@ -60,9 +70,11 @@ struct TileCodes {
 #pragma unroll
         for (i32 i = 0; i < 4; i++) {  // columns 2j, 2j + 1, 2j + 8, 2j + 9 of the fragment
             const i8* row = v_pool + rows.code_of(token_of((lane & 3) * 2 + (i & 1)) + (i >> 1));
-#pragma unroll
-            for (i32 w = 0; w < Tile::V_WORDS; w += Tile::V_WIDTH)
-                load_codes<Tile::V_WIDTH>(&v[i][w], row + Tile::v_column(w, lane >> 2));
+            load_row<Tile::V_WORDS>(v[i], row, [&](i32 word) {
+                const i32 column = Tile::v_column(word, lane >> 2);
+                // a lane past the row's end repeats its last word, for columns that nobody reads
+                return HEAD_DIM % 32 ? min(column, HEAD_DIM - 4) : column;
+            });
         }
     }
 };

@@ -1,4 +1,4 @@
-"""The plans of paged_decode_attention_int8_d64, _d128 and _d256: tensor cores, work shared evenly.
+"""The plans of paged_decode_attention_int8_d32 to _d256: tensor cores, work shared evenly.
 
 The grid is (workers, head groups, row tiles). The lengths stay on the device: there, worker w takes
 the w-th equal share of all tokens of the batch laid end to end (kernels/decode_work.cuh), so only
@@ -32,6 +32,8 @@ WARPS, TILE_TOKENS = 8, 16  # as in kernels/paged_decode_mma.cuh, decode_tile.cu
 EXCHANGE_ROW_FLOATS = 38  # V_CHUNK_STRIDE + 2 of kernels/decode_finish.cuh
 MAX_HEADS = 4
 MAX_GRID_YZ = 65535
+WIDE_HEAD_DIM = 192
+"""From here on one CTA fills an SM, and takes two KV heads where there are several sequences."""
 SPARE_WORKERS = 8
 """One worker in so many may be left out to make their number a multiple of the batch."""
 
@@ -41,7 +43,8 @@ def heads_and_workers(
 ) -> tuple[int, int]:
     """KV heads of a CTA, and workers; `places` CTAs run at a time, `longest` tokens are visible."""
     batch_size = max(shape.batch_size, 1)
-    heads = 2 if shape.head_dim == 256 and batch_size > 1 and shape.num_kv_heads > 1 else 1
+    wide = shape.head_dim >= WIDE_HEAD_DIM
+    heads = 2 if wide and batch_size > 1 and shape.num_kv_heads > 1 else 1
     while True:
         groups = -(-shape.num_kv_heads // heads)
         workers = max(places // (groups * row_tiles), 1)
@@ -124,12 +127,21 @@ def _entry(head_dim: int, suffix: str, row_tile: int, ctas_per_sm: int) -> Decod
 
 
 TENSOR_CORE: tuple[DecodeEntry, ...] = (
+    # head_dim, suffix, query rows of a tile, CTAs an SM: as the .cu of each head_dim says
+    _entry(32, "", 8, 2),
+    _entry(32, "_any_block", 8, 2),
     _entry(64, "_rows16", 16, 1),
     _entry(64, "", 8, 2),
     _entry(64, "_any_block", 8, 1),
+    _entry(80, "", 8, 2),
+    _entry(80, "_any_block", 8, 2),
+    _entry(96, "", 8, 2),
+    _entry(96, "_any_block", 8, 2),
     _entry(128, "_rows16", 16, 1),
     _entry(128, "", 8, 2),
     _entry(128, "_any_block", 8, 1),
+    _entry(192, "", 8, 1),
+    _entry(192, "_any_block", 8, 1),
     _entry(256, "", 8, 1),
     _entry(256, "_any_block", 8, 1),
 )

@@ -13,7 +13,7 @@ STEM = "paged_decode_attention_int8_d"
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("head_dim", [64, 128, 256])
+@pytest.mark.parametrize("head_dim", [32, 64, 80, 96, 128, 192, 256])
 def test_ragged_batch(
     stream: CudaStream, rng: np.random.Generator, head_dim: int, dtype: str
 ) -> None:
@@ -22,9 +22,22 @@ def test_ragged_batch(
     check(stream, cache, q, dtype=dtype, entry=f"{STEM}{head_dim}")
 
 
-def test_one_sequence_cut_over_many_workers(stream: CudaStream, rng: np.random.Generator) -> None:
-    cache = make_cache(rng, [300], head_dim=64)
-    check(stream, cache, random_half(rng, (1, 4, 64), "float16"), entry=f"{STEM}64", num_splits=5)
+@pytest.mark.parametrize("head_dim", [32, 64, 80, 96, 192])
+def test_one_sequence_cut_over_many_workers(
+    stream: CudaStream, rng: np.random.Generator, head_dim: int
+) -> None:
+    cache = make_cache(rng, [300], head_dim=head_dim, spare_blocks=0)
+    q = random_half(rng, (1, 4, head_dim), "float16")
+    check(stream, cache, q, entry=f"{STEM}{head_dim}", num_splits=5)
+
+
+@pytest.mark.parametrize("head_dim", [32, 80, 96, 192])
+def test_row_tiles_past_the_first_of_heads_that_have_no_tile_of_sixteen(
+    stream: CudaStream, rng: np.random.Generator, head_dim: int
+) -> None:
+    cache = make_cache(rng, [33], head_dim=head_dim, num_kv_heads=1)
+    q = random_half(rng, (1, 11, head_dim), "float16")
+    check(stream, cache, q, entry=f"{STEM}{head_dim}")
 
 
 def test_groups_past_eight_rows(stream: CudaStream, rng: np.random.Generator) -> None:
@@ -32,20 +45,28 @@ def test_groups_past_eight_rows(stream: CudaStream, rng: np.random.Generator) ->
     check(stream, cache, random_half(rng, (1, 11, 64), "float16"), entry=f"{STEM}64_rows16")
 
 
-@pytest.mark.parametrize("block_size", [1, 5])
-def test_blocks_of_any_size(stream: CudaStream, rng: np.random.Generator, block_size: int) -> None:
-    cache = make_cache(rng, [23, 40], head_dim=64, block_size=block_size)
-    check(stream, cache, random_half(rng, (2, 4, 64), "float16"), entry=f"{STEM}64_any_block")
+@pytest.mark.parametrize(
+    ("block_size", "head_dim"), [(1, 64), (5, 64), (5, 32), (1, 80), (5, 96), (1, 192)]
+)
+def test_blocks_of_any_size(
+    stream: CudaStream, rng: np.random.Generator, block_size: int, head_dim: int
+) -> None:
+    cache = make_cache(rng, [23, 40], head_dim=head_dim, block_size=block_size)
+    q = random_half(rng, (2, 4, head_dim), "float16")
+    check(stream, cache, q, entry=f"{STEM}{head_dim}_any_block")
 
 
-def test_window_and_several_query_tokens(stream: CudaStream, rng: np.random.Generator) -> None:
-    cache = make_cache(rng, [70, 20], head_dim=64)
+@pytest.mark.parametrize("head_dim", [64, 80])
+def test_window_and_several_query_tokens(
+    stream: CudaStream, rng: np.random.Generator, head_dim: int
+) -> None:
+    cache = make_cache(rng, [70, 20], head_dim=head_dim)
     options = {"window_left": 21, "q_len": 3}
     check(
         stream,
         cache,
-        random_half(rng, (6, 4, 64), "float16"),
-        entry=f"{STEM}64",
+        random_half(rng, (6, 4, head_dim), "float16"),
+        entry=f"{STEM}{head_dim}",
         reference_options={"window_left": 21},
         **options,
     )
