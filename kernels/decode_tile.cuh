@@ -53,6 +53,9 @@ struct WarpTile {
     static constexpr i32 K_STEPS = HEAD_DIM / 16;
     static constexpr i32 V_WORDS = (HEAD_DIM + 31) / 32;  // head_dim 80: the third word of half the lanes is not used
     static_assert(HEAD_DIM % 16 == 0, "a k-step is 16 columns, and rows begin at multiples of 16 bytes");
+    // Words that lie side by side from every multiple of it on: the width of a reader that has only one.
+    static constexpr i32 K_WIDTH = K_STEPS % 4 == 0 ? 4 : K_STEPS % 2 == 0 ? 2 : 1;
+    static constexpr i32 V_WIDTH = V_WORDS % 4 == 0 ? 4 : V_WORDS % 2 == 0 ? 2 : 1;
 
     u32 q[ROW_TILES][K_STEPS][2];
     f32 q_factor[ROW_TILES][2];  // log2-softmax scale of rows 2j, 2j + 1 over the power of two that q was scaled by
