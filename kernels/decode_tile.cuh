@@ -23,11 +23,6 @@
 #define RAISE_AT 6.0f
 #define MINUS_1152_F16 0xe480e480u  // twice
 
-template <typename half_t>
-constexpr bool IS_F16 = false;
-template <>
-constexpr bool IS_F16<f16> = true;
-
 // Token of the tile in row `row` (0..7) of the A fragment; row + 8 holds the next token.
 DEVICE i32 token_of(i32 row) { return row & 1 ? ((row + 3) & 7) + 8 : row; }
 
@@ -173,6 +168,7 @@ struct WarpTile {
     }
 
     // Scores to weights p * v_scale, as the B operand of the second product. `t` is the tile's first token.
+    template <typename weight_t = f16>
     DEVICE_MEMBER void weigh(f32 (&s)[ROW_TILES][4], f32 k_scale0, f32 k_scale1, f32 v_scale0, f32 v_scale1, bool plain,
                              i32 t, const RowLimits& limits, u32 (&p)[ROW_TILES][2]) {
 #pragma unroll
@@ -215,8 +211,8 @@ struct WarpTile {
             const f32 p2 = state[n][0].weight(s[n][2]), p3 = state[n][1].weight(s[n][3]);
             state[n][0].l += p0 + p2;
             state[n][1].l += p1 + p3;
-            p[n][0] = transpose_8x8(pack_f16(p0 * v_scale0, p1 * v_scale0));
-            p[n][1] = transpose_8x8(pack_f16(p2 * v_scale1, p3 * v_scale1));
+            p[n][0] = transpose_8x8(pack<weight_t>(p0 * v_scale0, p1 * v_scale0));
+            p[n][1] = transpose_8x8(pack<weight_t>(p2 * v_scale1, p3 * v_scale1));
         }
     }
 

@@ -1,4 +1,5 @@
-// paged_decode_mma.cuh - paged_decode_attention_int8 on tensor cores: the body of the _d32 to _d256 entries.
+// paged_decode_mma.cuh - paged_decode_attention_int8, and paged_decode_attention, on tensor cores: the body of the
+// entries named for a head_dim.
 //
 // One .cu a head_dim, since a driver compiles a whole module when it loads it.
 //
@@ -22,108 +23,14 @@
 #include "decode_finish.cuh"
 #include "paged_decode_params.cuh"
 #include "paged_kv.cuh"
+#include "tile_cache.cuh"
 
 #define WARPS 8
 
-// Streamed once: not worth a line of L1.
-template <i32 WIDTH>
-DEVICE void load_codes(u32* words, const i8* from) {
-    if constexpr (WIDTH == 4)
-        asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
-                     : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "l"(from));
-    else if constexpr (WIDTH == 2)
-        asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v2.u32 {%0,%1}, [%2];"
-                     : "=r"(words[0]), "=r"(words[1]) : "l"(from));
-    else
-        asm volatile("ld.global.nc.L1::no_allocate.L2::128B.u32 %0, [%1];" : "=r"(words[0]) : "l"(from));
-}
-
-// A lane's WORDS words of one row, in loads as wide as column_of in decode_tile.cuh lays them out.
-template <i32 WORDS, typename Column>
-DEVICE void load_row(u32* words, const i8* row, Column column) {
-#pragma unroll
-    for (i32 w = 0; w < (WORDS & ~3); w += 4) load_codes<4>(words + w, row + column(w));
-    if constexpr (WORDS & 2) load_codes<2>(words + (WORDS & ~3), row + column(WORDS & ~3));
-    if constexpr (WORDS & 1) load_codes<1>(words + (WORDS & ~1), row + column(WORDS & ~1));
-}
-
-// The codes and scales of one tile, in the lanes' fragments.
-template <i32 HEAD_DIM, i32 ROW_TILES>
-struct TileCodes {
-    using Tile = WarpTile<HEAD_DIM, ROW_TILES>;
-    u32 k[2][Tile::K_STEPS];
-    u32 v[4][Tile::V_WORDS];
-    f16 scale;  // of token lane % 16: k_scale in lanes 0..15, v_scale in 16..31; widened only when it is needed
-
-    template <typename Rows>
-    DEVICE_MEMBER void load_k(const i8* k_pool, const Rows& rows) {
-        const i32 lane = threadIdx.x & 31;
-#pragma unroll
-        for (i32 i = 0; i < 2; i++) {
-            const i8* row = k_pool + rows.code_of(token_of(lane >> 2) + i);
-            load_row<Tile::K_STEPS>(k[i], row, [&](i32 step) { return Tile::k_column(step, lane & 3); });
-        }
-    }
-    template <typename Rows>
-    DEVICE_MEMBER void load_v(const i8* v_pool, const Rows& rows) {
-        const i32 lane = threadIdx.x & 31;
-#pragma unroll
-        for (i32 i = 0; i < 4; i++) {  // columns 2j, 2j + 1, 2j + 8, 2j + 9 of the fragment
-            const i8* row = v_pool + rows.code_of(token_of((lane & 3) * 2 + (i & 1)) + (i >> 1));
-            load_row<Tile::V_WORDS>(v[i], row, [&](i32 word) {
-                const i32 column = Tile::v_column(word, lane >> 2);
-                // a lane past the row's end repeats its last word, for columns that nobody reads
-                return HEAD_DIM % 32 ? min(column, HEAD_DIM - 4) : column;
-            });
-        }
-    }
-};
-
-// Where the tokens of a tile lie. A block of 16 * n tokens holds whole tiles; else each token is looked up by its lane.
-template <bool WHOLE_TILES>
-struct TileRows {
-    PagedKv kv;
-    BlockDivider blocks;
-    const i32* table;  // of the sequence
-    i64* token_codes;  // [16] in shared memory, where tiles are not whole
-    i32 kv_head, num_blocks, first_visible, kv_len;
-    i32 ahead, block_offset;  // table entry and offset of the tile to come, or of this lane's token in it
-    i64 code;                 // of the tile's first token
-
-    // Ask for the table entry of the tile at t; the wait for it comes with place().
-    DEVICE_MEMBER void look_up(i32 t, bool any) {
-        i32 token = t;
-        if (!WHOLE_TILES) token = min(max(t + (i32)(threadIdx.x & 15), first_visible), kv_len - 1);
-        i32 block;
-        blocks.divide(token, block, block_offset);
-        if (any) ahead = __ldg(table + block);
-    }
-    // Place the tile last looked up. The scale of this lane's token is NaN where the table names no block.
-    DEVICE_MEMBER f16 place(const f16* scales) {
-        const bool inside = (u32)ahead < (u32)num_blocks;
-        const i32 block = inside ? ahead : 0;
-        const i64 here = kv.code_offset(block, block_offset, kv_head);
-        if (WHOLE_TILES) {
-            code = here;
-        } else {
-            __syncwarp();
-            if ((threadIdx.x & 31) < 16) token_codes[threadIdx.x & 15] = here;
-            __syncwarp();
-        }
-        const i32 offset = block_offset + (WHOLE_TILES ? threadIdx.x & 15 : 0);
-        f16 scale = {0x7e00};
-        if (inside) scale = scales[kv.scale_offset(block, offset, kv_head)];
-        return scale;
-    }
-    DEVICE_MEMBER i64 code_of(i32 token) const {
-        return WHOLE_TILES ? code + token * (kv.num_kv_heads * kv.head_dim) : token_codes[token];
-    }
-};
-
-template <i32 HEAD_DIM, i32 ROW_TILES, bool WHOLE_TILES, typename LoadQ>
-DEVICE void fold_piece(WarpTile<HEAD_DIM, ROW_TILES>& tile, const Piece& piece, const Team& team,
-                       TileRows<WHOLE_TILES>& rows, const i8* k_pool, const i8* v_pool, const f16* k_scales,
-                       const f16* v_scales, const RowLimits& limits, LoadQ load_q) {
+template <i32 HEAD_DIM, i32 ROW_TILES, bool WHOLE_TILES, typename element_t, typename Tile, typename LoadQ>
+DEVICE void fold_piece(Tile& tile, const Piece& piece, const Team& team, TileRows<WHOLE_TILES>& rows,
+                       const element_t* k_pool, const element_t* v_pool, const f16* k_scales, const f16* v_scales,
+                       const RowLimits& limits, LoadQ load_q) {
     const i32 lane = threadIdx.x & 31;
     const bool reshaped = limits.slopes || limits.softcap_log2 > 0.0f;
     const i32 clear_begin = limits.window_left < 0 ? 0 : piece.kv_len - 1 - limits.window_left;
@@ -132,14 +39,14 @@ DEVICE void fold_piece(WarpTile<HEAD_DIM, ROW_TILES>& tile, const Piece& piece, 
     i32 t = piece.step_begin * stride + team.stripe * TILE_TOKENS;
     const i32 end = min(piece.step_end * stride, piece.kv_len);
 
-    TileCodes<HEAD_DIM, ROW_TILES> codes;
+    TileCache<HEAD_DIM, ROW_TILES, element_t> cache;
     const f16* scales = lane < 16 ? k_scales : v_scales;
     const i32 token = token_of(lane >> 2);
     if (t < end) {
         rows.look_up(t, true);
-        codes.scale = rows.place(scales);
-        codes.load_k(k_pool, rows);
-        codes.load_v(v_pool, rows);
+        cache.place(rows, scales);
+        cache.load_k(k_pool, rows);
+        cache.load_v(v_pool, rows);
         rows.look_up(t + stride, t + stride < end);
     }
     load_q();  // beside the first tile, not before it
@@ -148,25 +55,22 @@ DEVICE void fold_piece(WarpTile<HEAD_DIM, ROW_TILES>& tile, const Piece& piece, 
         const bool plain = !reshaped && t >= clear_begin && t + TILE_TOKENS <= clear_end;
         f32 s[ROW_TILES][4];
         u32 p[ROW_TILES][2];
-        tile.scores(codes.k, s);
-        const f32 scale = widen(codes.scale);
-        const f32 k_scale0 = __shfl_sync(ALL_LANES, scale, token);
-        const f32 k_scale1 = __shfl_sync(ALL_LANES, scale, token + 1);
-        const f32 v_scale0 = __shfl_sync(ALL_LANES, scale, 16 + token);
-        const f32 v_scale1 = __shfl_sync(ALL_LANES, scale, 17 + token);
+        tile.scores(cache.k, s);
+        const TokenScales scale = cache.scales_of(token);
         if (more) {
-            codes.scale = rows.place(scales);
-            codes.load_k(k_pool, rows);
+            cache.place(rows, scales);
+            cache.load_k(k_pool, rows);
             rows.look_up(t + 2 * stride, t + 2 * stride < end);
         }
-        tile.weigh(s, k_scale0, k_scale1, v_scale0, v_scale1, plain, t, limits, p);
-        tile.accumulate(codes.v, p);
-        if (more) codes.load_v(v_pool, rows);
+        tile.weigh(s, scale.k0, scale.k1, scale.v0, scale.v1, plain, t, limits, p);
+        if (__builtin_expect(!plain, 0)) cache.hide(t, rows.first_visible, rows.kv_len);
+        tile.accumulate(cache.v, p);
+        if (more) cache.load_v(v_pool, rows);
     }
 }
 
-template <i32 HEAD_DIM, i32 ROW_TILES, bool WHOLE_TILES, typename half_t>
-DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t)) {
+template <i32 HEAD_DIM, i32 ROW_TILES, bool WHOLE_TILES, typename half_t, typename element_t>
+DEVICE void paged_decode_attention(PAGED_DECODE_BODY_PARAMS(half_t, element_t)) {
     extern __shared__ __align__(16) f32 exchange[];  // WARPS * 8 * ROW_TILES * (V_CHUNK_STRIDE + 2)
     __shared__ Notes notes[WARPS];
     __shared__ i64 token_codes[WARPS][TILE_TOKENS];
@@ -195,7 +99,7 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t)) {
     f32* states = workspace + ((i64)kv_head * num_rows + first_row) * (HEAD_DIM + 4);
     f32* mine = exchange + team.index * team.stripes * 8 * ROW_TILES * (V_CHUNK_STRIDE + 2);
 
-    WarpTile<HEAD_DIM, ROW_TILES> tile;
+    typename TileCache<HEAD_DIM, ROW_TILES, element_t>::Tile tile;
     Piece piece;
     while (work.next(notes[warp], piece)) {
         const half_t* q_rows = q + (i64)piece.sequence * q_len * q_token_stride + q_head * q_head_stride;
@@ -221,6 +125,7 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t)) {
                                 sinks ? sinks + q_head : nullptr,
                                 out_token_stride, out_head_stride, num_q_heads, q_per_kv};
         u32* counter = counters + ((i64)piece.sequence * num_kv_heads + kv_head) * gridDim.z + blockIdx.z;
+        if constexpr (!IS_I8<element_t>) tile.order_columns();
         finish_piece(tile, team, piece, mine, states, slot_floats, counter, first_row, num_rows, sink);
     }
 }
@@ -228,5 +133,12 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t)) {
 #define PAGED_DECODE_ATTENTION_INT8_MMA(NAME, HEAD_DIM, ROW_TILES, WHOLE_TILES, MIN_CTAS, half_t)  \
     extern "C" __global__ void __launch_bounds__(WARPS * 32, MIN_CTAS) NAME(                        \
         PAGED_DECODE_PARAMS(half_t)) {                                                              \
-        paged_decode_attention<HEAD_DIM, ROW_TILES, WHOLE_TILES, half_t>(PAGED_DECODE_ARGS);        \
+        paged_decode_attention<HEAD_DIM, ROW_TILES, WHOLE_TILES, half_t, i8>(PAGED_DECODE_ARGS);    \
+    }
+
+#define PAGED_DECODE_ATTENTION_MMA(NAME, HEAD_DIM, MIN_CTAS, half_t)                                 \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32, MIN_CTAS) NAME(                        \
+        PAGED_DECODE_HALF_PARAMS(half_t)) {                                                         \
+        PAGED_DECODE_NO_SCALES;                                                                     \
+        paged_decode_attention<HEAD_DIM, 1, true, half_t, half_t>(PAGED_DECODE_ARGS);               \
     }

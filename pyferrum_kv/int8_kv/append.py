@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _NAME = "int8_kv_cache_append"
 _THREADS = 256  # as in kernels/int8_kv_cache_append.cu
 
-Pools = tuple[DeviceSlice, DeviceSlice, DeviceSlice, DeviceSlice]
+Pools = tuple[DeviceSlice, ...]
 
 
 def int8_kv_cache_append(
@@ -88,7 +88,7 @@ def int8_kv_cache_append(
 class AppendLaunch:
     """Checked and prepared for one set of slices and sizes."""
 
-    __slots__ = ("launch",)
+    __slots__ = ("launch", "operation")
 
     def __init__(
         self,
@@ -106,6 +106,7 @@ class AppendLaunch:
         operation: str = _NAME,
     ) -> None:
         self.launch: PreparedLaunch | None = None
+        self.operation = operation
         context = stream.context
         check_slice(operation, "slot_mapping", slot_mapping, INT32, 0, context)
         if num_tokens is None:
@@ -125,8 +126,22 @@ class AppendLaunch:
             check_slice(operation, name, memory, memory.dtype, 0, context)
         inputs = ((names[0], k), (names[1], v), ("slot_mapping", slot_mapping))
         check_disjoint(operation, zip(names[2:], pools, strict=True), inputs)
-        if not num_tokens:
-            return
+        if num_tokens:
+            self.prepare(stream, k, v, layout, pools, slot_mapping, num_tokens, strides)
+
+    def prepare(
+        self,
+        stream: CudaStream,
+        k: DeviceSlice,
+        v: DeviceSlice,
+        layout: KvLayout,
+        pools: Pools,
+        slot_mapping: DeviceSlice,
+        num_tokens: int,
+        strides: list[Strides],
+    ) -> None:
+        """Plan and bind what passed the checks."""
+        context, operation = stream.context, self.operation
 
         lanes_a_row = 1 << (layout.head_dim // 8 - 1).bit_length()
         rows = num_tokens * layout.num_kv_heads

@@ -13,7 +13,7 @@ from pyferrum_kv.driver.prepared import PreparedLaunch
 from pyferrum_kv.errors import ArgumentError, NoVariant
 from pyferrum_kv.int8_kv.checks import DeviceSlice, check_float
 from pyferrum_kv.int8_kv.explain import ENTRIES, explain
-from pyferrum_kv.int8_kv.plan import Budget, DecodePlan, DecodeShape
+from pyferrum_kv.int8_kv.plan import Budget, DecodeEntry, DecodePlan, DecodeShape
 from pyferrum_kv.int8_kv.strides import Strides
 from pyferrum_kv.int8_kv.workspace import Workspace
 from pyferrum_kv.loader import PtxLoader
@@ -30,7 +30,7 @@ class DecodeArguments:
     """Arguments that passed the checks, in the words of kernels/paged_decode_params.cuh."""
 
     q: DeviceSlice
-    pools: tuple[DeviceSlice, DeviceSlice, DeviceSlice, DeviceSlice]
+    pools: tuple[DeviceSlice, ...]  # k_pool, v_pool, and the scales of a quantised cache
     block_table: DeviceSlice
     kv_lens: DeviceSlice | None
     out: DeviceSlice
@@ -41,7 +41,7 @@ class DecodeArguments:
     q_strides: Strides
     out_strides: Strides
     kv_block_stride: int
-    scale_block_stride: int
+    scale_block_stride: int | None  # None: there are no scales
     block_table_stride: int
     num_blocks: int
     logit_softcap: float
@@ -75,10 +75,12 @@ class DecodeLaunch:
         entry: str = "",
         num_splits: int = 0,
         names: tuple[str, str, str] = (_NAME, "max_kv_len", "softmax_scale"),
+        entries: tuple[DecodeEntry, ...] = ENTRIES,
     ) -> None:
         """Plan for shape.max_kv_len; `capacity` is what the block table can hold.
 
         names: of the operation, its length and its scale, for messages
+        entries: to choose among
         """
         self.shape, self.capacity, self._names = shape, capacity, names
         self._default_scale = shape.head_dim**-0.5
@@ -91,12 +93,13 @@ class DecodeLaunch:
         self.plan = plan = explain(
             shape,
             Budget.of(context, workspace),
-            available=available_entries(context),
+            available=available_entries(context, entries),
             entry=entry,
             num_splits=num_splits,
+            entries=entries,
         )
         if workspace is None and plan.workspace_floats:
-            workspace = Workspace.of(stream)
+            workspace = Workspace.of(stream, names[0])
         function = PtxLoader.of(context).function(plan.entry)
         config = LaunchConfig(plan.grid_dim, plan.block_dim, plan.shared_mem_bytes)
         checked_config(function, config)
@@ -161,7 +164,7 @@ def _in_order(
         given.out_strides.token,
         given.out_strides.head,
         given.kv_block_stride,
-        given.scale_block_stride,
+        *(() if given.scale_block_stride is None else (given.scale_block_stride,)),
         given.block_table_stride,
         shape.batch_size,
         shape.q_len,
@@ -179,19 +182,22 @@ def _in_order(
     )
 
 
-def available_entries(context: CudaContext) -> frozenset[str]:
-    """The decode entries that the bundle has for this device and driver."""
-    held: Any = context.attachments.get(available_entries)
+def available_entries(
+    context: CudaContext, entries: tuple[DecodeEntry, ...] = ENTRIES
+) -> frozenset[str]:
+    """Those of the decode entries that the bundle has for this device and driver."""
+    key = (available_entries, entries)
+    held: Any = context.attachments.get(key)
     if held is None:
         loader = PtxLoader.of(context)
-        held = frozenset(name for name in _known() if _serves(loader, name))
-        context.attachments[available_entries] = held
+        held = frozenset(name for name in _known(entries) if _serves(loader, name))
+        context.attachments[key] = held
     assert isinstance(held, frozenset)
     return held
 
 
-def _known() -> list[str]:
-    return [entry.entry(dtype) for entry in ENTRIES for dtype in ("float16", "bfloat16")]
+def _known(entries: tuple[DecodeEntry, ...]) -> list[str]:
+    return [entry.entry(dtype) for entry in entries for dtype in ("float16", "bfloat16")]
 
 
 def _serves(loader: PtxLoader, name: str) -> bool:

@@ -118,9 +118,16 @@ def _refusal(head_dim: int, row_tile: int, whole_tiles: bool) -> Callable[[Decod
     return refuses
 
 
-def _entry(head_dim: int, suffix: str, row_tile: int, ctas_per_sm: int) -> DecodeEntry:
+def tensor_core_entry(
+    head_dim: int,
+    suffix: str,
+    row_tile: int,
+    ctas_per_sm: int,
+    operation: str = "paged_decode_attention_int8",
+) -> DecodeEntry:
+    """The entry `operation`_d`head_dim``suffix`: row_tile query rows at once, ctas_per_sm CTAs."""
     return DecodeEntry(
-        f"paged_decode_attention_int8_d{head_dim}{suffix}",
+        f"{operation}_d{head_dim}{suffix}",
         _refusal(head_dim, row_tile, suffix != "_any_block"),
         _planner(head_dim, row_tile, ctas_per_sm),
     )
@@ -128,20 +135,20 @@ def _entry(head_dim: int, suffix: str, row_tile: int, ctas_per_sm: int) -> Decod
 
 TENSOR_CORE: tuple[DecodeEntry, ...] = (
     # head_dim, suffix, query rows of a tile, CTAs an SM: as the .cu of each head_dim says
-    _entry(32, "", 8, 2),
-    _entry(32, "_any_block", 8, 2),
-    _entry(64, "_rows16", 16, 1),
-    _entry(64, "", 8, 2),
-    _entry(64, "_any_block", 8, 1),
-    _entry(80, "", 8, 2),
-    _entry(80, "_any_block", 8, 2),
-    _entry(96, "", 8, 2),
-    _entry(96, "_any_block", 8, 2),
-    _entry(128, "_rows16", 16, 1),
-    _entry(128, "", 8, 2),
-    _entry(128, "_any_block", 8, 1),
-    _entry(192, "", 8, 1),
-    _entry(192, "_any_block", 8, 1),
-    _entry(256, "", 8, 1),
-    _entry(256, "_any_block", 8, 1),
+    tensor_core_entry(32, "", 8, 2),
+    tensor_core_entry(32, "_any_block", 8, 2),
+    tensor_core_entry(64, "_rows16", 16, 1),
+    tensor_core_entry(64, "", 8, 2),
+    tensor_core_entry(64, "_any_block", 8, 1),
+    tensor_core_entry(80, "", 8, 2),
+    tensor_core_entry(80, "_any_block", 8, 2),
+    tensor_core_entry(96, "", 8, 2),
+    tensor_core_entry(96, "_any_block", 8, 2),
+    tensor_core_entry(128, "_rows16", 16, 1),
+    tensor_core_entry(128, "", 8, 2),
+    tensor_core_entry(128, "_any_block", 8, 1),
+    tensor_core_entry(192, "", 8, 1),
+    tensor_core_entry(192, "_any_block", 8, 1),
+    tensor_core_entry(256, "", 8, 1),
+    tensor_core_entry(256, "_any_block", 8, 1),
 )
