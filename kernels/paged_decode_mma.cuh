@@ -9,7 +9,8 @@
 //         CTA    8 warps = heads * stripes; heads = 8 at most, the power of two that num_kv_heads / gridDim.y needs.
 //                All KV heads of a token in one CTA read whole rows of the cache; few heads and many stripes
 //                leave more CTAs for few sequences.
-//         warp   one KV head, one stripe: tile `step * stripes + stripe` of 16 tokens; 8 or 16 query rows at once
+//         warp   one KV head, one stripe: tile `step * stripes + stripe` of 16 tokens; 8 or 16 query rows at once,
+//                4 with k_channel_factors (decode_tile.cuh)
 //
 // MEMORY  paged_kv.cuh. K and V go from global memory to the registers of the lane that multiplies them, 16 bytes a
 //         lane where the row is long enough (column_of in decode_tile.cuh: head_dim 128 and above, and K from 64 on),
@@ -32,7 +33,7 @@ DEVICE void fold_piece(Tile& tile, const Piece& piece, const Team& team, TileRow
                        const element_t* k_pool, const element_t* v_pool, const f16* k_scales, const f16* v_scales,
                        const RowLimits& limits, LoadQ load_q) {
     const i32 lane = threadIdx.x & 31;
-    const bool reshaped = limits.slopes || limits.softcap_log2 > 0.0f;
+    const bool reshaped = limits.slopes || limits.softcap_log2 > 0.0f || limits.paired;
     const i32 clear_begin = limits.window_left < 0 ? 0 : piece.kv_len - 1 - limits.window_left;
     const i32 clear_end = piece.kv_len - limits.q_len + 1;
     const i32 stride = team.stripes * TILE_TOKENS;
@@ -85,7 +86,8 @@ DEVICE void paged_decode_attention(PAGED_DECODE_BODY_PARAMS(half_t, element_t)) 
     if (kv_head >= num_kv_heads) return;
     const i32 q_per_kv = num_q_heads / num_kv_heads;
     const i32 num_rows = q_per_kv * q_len;
-    const i32 first_row = (i32)blockIdx.z * 8 * ROW_TILES;
+    const i32 tile_rows = k_channel_factors ? 4 : 8 * ROW_TILES;
+    const i32 first_row = (i32)blockIdx.z * tile_rows;
     const i32 q_head = kv_head * q_per_kv;
 
     const i32 step_log2 = 7 - heads_log2;
@@ -107,7 +109,7 @@ DEVICE void paged_decode_attention(PAGED_DECODE_BODY_PARAMS(half_t, element_t)) 
         const f32 scale_log2 = piece.kv_len > max_kv_len ? NAN_F32 : softmax_scale * LOG2_E;
         piece.kv_len = min(piece.kv_len, max_kv_len);
         const RowLimits limits = {piece.kv_len, q_len, window_left, q_per_kv, first_row, logit_softcap * LOG2_E,
-                                  alibi_slopes ? alibi_slopes + q_head : nullptr};
+                                  alibi_slopes ? alibi_slopes + q_head : nullptr, k_channel_factors != nullptr};
         const i32* table = block_table + piece.sequence * block_table_stride;
         const i32 first_visible = window_left < 0 ? 0 : max(piece.kv_len - q_len - window_left, 0);
         TileRows<WHOLE_TILES> rows = {kv, blocks, table, token_codes[warp], kv_head, num_blocks, first_visible,
@@ -126,7 +128,8 @@ DEVICE void paged_decode_attention(PAGED_DECODE_BODY_PARAMS(half_t, element_t)) 
                                 out_token_stride, out_head_stride, num_q_heads, q_per_kv};
         u32* counter = counters + ((i64)piece.sequence * num_kv_heads + kv_head) * gridDim.z + blockIdx.z;
         if constexpr (!IS_I8<element_t>) tile.order_columns();
-        finish_piece(tile, team, piece, mine, states, slot_floats, counter, first_row, num_rows, sink);
+        finish_piece(tile, team, piece, mine, states, slot_floats, counter, first_row,
+                     min(num_rows, first_row + tile_rows), sink);
     }
 }
 

@@ -13,8 +13,8 @@ OPERATION = "paged_decode_attention"
 APPEND = {"float16": "kv_cache_append", "bfloat16": "kv_cache_append_bf16"}
 
 ENTRIES: tuple[DecodeEntry, ...] = (
-    tensor_core_entry(64, "", 8, 2, OPERATION),
-    tensor_core_entry(128, "", 8, 1, OPERATION),
+    tensor_core_entry(64, "", 8, 2, OPERATION, element_bytes=2),
+    tensor_core_entry(128, "", 8, 1, OPERATION, element_bytes=2),
     DecodeEntry(OPERATION, lambda shape: "", plan_general),
 )
 """In order of preference; the last serves every shape."""

@@ -32,18 +32,20 @@ WARPS, TILE_TOKENS = 8, 16  # as in kernels/paged_decode_mma.cuh, decode_tile.cu
 EXCHANGE_ROW_FLOATS = 38  # V_CHUNK_STRIDE + 2 of kernels/decode_finish.cuh
 MAX_HEADS = 4
 MAX_GRID_YZ = 65535
-WIDE_HEAD_DIM = 192
+PAIRED_ROWS = 4
+"""Rows of a tile with k_channel_factors: the other four hold what fp16 leaves of the products."""
+WIDE_ROW_BYTES = 192
 """From here on one CTA fills an SM, and takes two KV heads where there are several sequences."""
 SPARE_WORKERS = 8
 """One worker in so many may be left out to make their number a multiple of the batch."""
 
 
 def heads_and_workers(
-    shape: DecodeShape, row_tiles: int, places: int, longest: int
+    shape: DecodeShape, row_tiles: int, places: int, longest: int, row_bytes: int
 ) -> tuple[int, int]:
     """KV heads of a CTA, and workers; `places` CTAs run at a time, `longest` tokens are visible."""
     batch_size = max(shape.batch_size, 1)
-    wide = shape.head_dim >= WIDE_HEAD_DIM
+    wide = row_bytes >= WIDE_ROW_BYTES
     heads = 2 if wide and batch_size > 1 and shape.num_kv_heads > 1 else 1
     while True:
         groups = -(-shape.num_kv_heads // heads)
@@ -58,12 +60,14 @@ def heads_and_workers(
 
 
 def _planner(
-    head_dim: int, row_tile: int, ctas_per_sm: int
+    head_dim: int, row_tile: int, ctas_per_sm: int, element_bytes: int
 ) -> Callable[[str, DecodeShape, Budget, int], DecodePlan]:
     def plan(entry: str, shape: DecodeShape, budget: Budget, num_splits: int) -> DecodePlan:
-        row_tiles = -(-shape.num_rows // row_tile)
+        rows = PAIRED_ROWS if shape.has_k_channel_factors else row_tile
+        row_tiles = -(-shape.num_rows // rows)
         places = max(budget.num_sms, 1) * ctas_per_sm
-        heads, workers = heads_and_workers(shape, row_tiles, places, shape.max_visible)
+        row_bytes = head_dim * element_bytes
+        heads, workers = heads_and_workers(shape, row_tiles, places, shape.max_visible, row_bytes)
         if num_splits and not shape.split_len:
             workers = num_splits * max(shape.batch_size, 1)
         if shape.split_len:  # the stripes decide the order of additions: from the model alone
@@ -99,7 +103,9 @@ def _planner(
     return plan
 
 
-def _refusal(head_dim: int, row_tile: int, whole_tiles: bool) -> Callable[[DecodeShape], str]:
+def _refusal(
+    head_dim: int, row_tile: int, whole_tiles: bool, factors: bool
+) -> Callable[[DecodeShape], str]:
     def refuses(shape: DecodeShape) -> str:
         if shape.head_dim != head_dim:
             return f"it serves head_dim {head_dim}"
@@ -109,8 +115,8 @@ def _refusal(head_dim: int, row_tile: int, whole_tiles: bool) -> Callable[[Decod
             return f"block_size {shape.block_size} is not a multiple of {TILE_TOKENS}"
         if shape.q_alignment % 8 or shape.kv_alignment % 16:
             return "q and out must be 8-byte aligned, the pools 16-byte aligned, strides included"
-        if shape.has_k_channel_factors:
-            return "q times k_channel_factors does not fit fp16 closely enough for lse"
+        if shape.has_k_channel_factors and not factors:
+            return "q times k_channel_factors does not fit 16 bits closely enough for lse"
         if shape.split_len % (TILE_TOKENS * WARPS):
             return f"split_len {shape.split_len} is not a multiple of {TILE_TOKENS * WARPS}"
         return ""
@@ -124,12 +130,18 @@ def tensor_core_entry(
     row_tile: int,
     ctas_per_sm: int,
     operation: str = "paged_decode_attention_int8",
+    *,
+    element_bytes: int = 1,
 ) -> DecodeEntry:
-    """The entry `operation`_d`head_dim``suffix`: row_tile query rows at once, ctas_per_sm CTAs."""
+    """The entry `operation`_d`head_dim``suffix`: row_tile query rows at once, ctas_per_sm CTAs.
+
+    element_bytes: of the cache; k_channel_factors are served where it is 1, with a row tile of 8
+    """
+    factors = element_bytes == 1 and row_tile == 8
     return DecodeEntry(
         f"{operation}_d{head_dim}{suffix}",
-        _refusal(head_dim, row_tile, suffix != "_any_block"),
-        _planner(head_dim, row_tile, ctas_per_sm),
+        _refusal(head_dim, row_tile, suffix != "_any_block", factors),
+        _planner(head_dim, row_tile, ctas_per_sm, element_bytes),
     )
 
 

@@ -72,6 +72,37 @@ def test_window_and_several_query_tokens(
     )
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("head_dim", "group", "block_size"), [(64, 1, 16), (64, 7, 16), (80, 4, 5), (128, 11, 16)]
+)
+def test_channel_factors_keep_the_digits_that_lse_needs(
+    stream: CudaStream,
+    rng: np.random.Generator,
+    head_dim: int,
+    group: int,
+    block_size: int,
+    dtype: str,
+) -> None:
+    """Factors from 0.01 to 100, as outlier channels have: scores are large, and so is lse."""
+    cache = make_cache(rng, [54, 17, 0], head_dim=head_dim, block_size=block_size)
+    q = random_half(rng, (3 * 2, 2 * group, head_dim), dtype)
+    factors = np.exp(rng.uniform(-4.6, 4.6, (2, head_dim))).astype(np.float32)
+    suffix = "" if block_size == 16 else "_any_block"
+    options = {"q_len": 2, "window_left": 40, "num_splits": 2}
+    check(
+        stream,
+        cache,
+        q,
+        dtype=dtype,
+        arrays={"k_channel_factors": factors},
+        reference_options={"window_left": 40, "softmax_scale": 0.02},
+        entry=f"{STEM}{head_dim}{suffix}",
+        softmax_scale=0.02,
+        **options,
+    )
+
+
 def test_tiny_v_scales_do_not_underflow(stream: CudaStream, rng: np.random.Generator) -> None:
     cache = make_cache(rng, [150], head_dim=64, v_factor=1e-3)
     out, _ = decode(stream, cache, random_half(rng, (1, 4, 64), "float16"), entry=f"{STEM}64")

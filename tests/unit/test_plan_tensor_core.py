@@ -52,6 +52,16 @@ def test_each_head_dim_has_an_entry_that_fills_the_device(head_dim: int, places:
         assert most - y < x * y <= most
 
 
+def test_channel_factors_take_row_tiles_of_four() -> None:
+    given = {"has_k_channel_factors": True}
+    assert plan(4, 4096, **given).entry.endswith("_d128")
+    assert plan(4, 4096, **given).grid_dim[2] == 1
+    wide = plan(4, 4096, q=64, kv=4, **given)
+    assert wide.entry.endswith("_d128")
+    assert wide.grid_dim[2] == 4
+    assert wide.shared_mem_bytes == plan(4, 4096, q=32, kv=4).shared_mem_bytes
+
+
 def test_blocks_that_hold_no_whole_tile_are_looked_up_token_by_token() -> None:
     assert plan(4, 4096, block_size=8).entry.endswith("_d128_any_block")
     assert plan(4, 4096, block_size=48).entry.endswith("_d128")
