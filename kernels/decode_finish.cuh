@@ -66,20 +66,22 @@ DEVICE float4 load_l2(const float4* p) {  // L1 may hold a sector from before a 
     return x;
 }
 
-// One row, 32 columns, one warp: fold the states of a sequence's pieces. 8 lanes hold the columns, 4 in each; the four
-// such groups take every fourth state, and are added up at the end.
+// One row, one warp: fold the states of a sequence's pieces, 4 columns a lane. Few states: the warp holds 128 columns and
+// takes the states one after another. Many: it holds 32, and each of its four groups of 8 lanes takes every fourth state.
 template <i32 HEAD_DIM, typename half_t>
-DEVICE void merge_columns(const f32* states, i64 slot_floats, const Piece& piece, i32 row, i32 first_column,
-                          const RowSink<half_t>& sink) {
-    const i32 lane = threadIdx.x & 31, group = lane >> 3;
-    const i32 column = first_column + (lane & 7) * 4;
+DEVICE void merge_columns(const f32* states, i64 slot_floats, const Piece& piece, i32 groups_log2, i32 row,
+                          i32 first_column, const RowSink<half_t>& sink) {
+    const i32 lane = threadIdx.x & 31, lanes_log2 = 5 - groups_log2;
+    const i32 group = lane >> lanes_log2;
+    const i32 column = first_column + (lane & ((1 << lanes_log2) - 1)) * 4;
     const bool inside = column < HEAD_DIM;
     SoftmaxState total;
     total.init();
     float4 o = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    const i32 at_a_time = MERGE_LOADS << groups_log2;
 #pragma unroll 1
-    for (i32 from = 0; from < piece.num_states; from += 32) {
-        const i32 count = min(piece.num_states - from, 32);
+    for (i32 from = 0; from < piece.num_states; from += at_a_time) {
+        const i32 count = min(piece.num_states - from, at_a_time);
         float4 part[MERGE_LOADS];
         SoftmaxState mine;
         mine.init();
@@ -91,7 +93,7 @@ DEVICE void merge_columns(const f32* states, i64 slot_floats, const Piece& piece
 #pragma unroll
         for (i32 k = 0; k < MERGE_LOADS; k++) {
             part[k] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-            const i32 i = 4 * k + group;
+            const i32 i = (k << groups_log2) + group;
             if (i < count && inside)
                 part[k] = load_l2((const float4*)(states + piece.slot_of(from + i) * slot_floats + column));
         }
@@ -108,7 +110,7 @@ DEVICE void merge_columns(const f32* states, i64 slot_floats, const Piece& piece
         total.l += mine.l * weight;  // of this lane's states; added up at the end
 #pragma unroll
         for (i32 k = 0; k < MERGE_LOADS; k++) {
-            const f32 w = __shfl_sync(ALL_LANES, weight, 4 * k + group);
+            const f32 w = __shfl_sync(ALL_LANES, weight, (k << groups_log2) + group);
             o.x += part[k].x * w;
             o.y += part[k].y * w;
             o.z += part[k].z * w;
@@ -118,7 +120,7 @@ DEVICE void merge_columns(const f32* states, i64 slot_floats, const Piece& piece
 #pragma unroll
     for (i32 apart = 16; apart >= 1; apart >>= 1) {
         total.l += __shfl_xor_sync(ALL_LANES, total.l, apart);
-        if (apart < 8) continue;
+        if (apart < 8 || !groups_log2) continue;
         o.x += __shfl_xor_sync(ALL_LANES, o.x, apart);
         o.y += __shfl_xor_sync(ALL_LANES, o.y, apart);
         o.z += __shfl_xor_sync(ALL_LANES, o.z, apart);
@@ -210,11 +212,13 @@ DEVICE void finish_piece(WarpTile<HEAD_DIM, ROW_TILES>& tile, const Team& team, 
     if (team.stripe == 0 && lane == 0) *arrived = arrive(counter, (u32)piece.num_states - 1);
     team.sync();
     if (*arrived != (u32)piece.num_states - 1) return;
-    constexpr i32 PARTS = (HEAD_DIM + 31) / 32;
+    const i32 groups_log2 = piece.num_states > MERGE_LOADS ? 2 : 0;
+    const i32 columns = 128 >> groups_log2;
+    const i32 parts = (HEAD_DIM + columns - 1) >> (7 - groups_log2);
 #pragma unroll 1
-    for (i32 i = team.stripe; i < rows * PARTS; i += team.stripes) {
-        const i32 row = i / PARTS;
-        merge_columns<HEAD_DIM, half_t>(states + row * STATE, slot_floats, piece, first_row + row, i % PARTS * 32,
-                                        sink);
+    for (i32 i = team.stripe; i < rows * parts; i += team.stripes) {
+        const i32 row = i / parts;
+        merge_columns<HEAD_DIM, half_t>(states + row * STATE, slot_floats, piece, groups_log2, first_row + row,
+                                        (i - row * parts) * columns, sink);
     }
 }

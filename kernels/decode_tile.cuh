@@ -15,6 +15,9 @@
 // v_scale joins P before P becomes fp16, where p * v_scale may underflow. So the running max is taken over
 // s + ceil(log2 v_scale): then p * v_scale is near 1 for the token that matters, whatever the scale; l stays f32.
 // m is raised only when some score passes it by RAISE_AT: p * v_scale <= 2^RAISE_AT is far inside fp16.
+//
+// q * k_channel_factors has more digits than fp16, and lse shows it. So with factors a tile holds four rows only: rows
+// 0..3 of q are the products rounded to fp16, rows 4..7 what the rounding left, and the scores of the two are added.
 #pragma once
 #include "mma.cuh"
 #include "softmax_state.cuh"
@@ -22,11 +25,6 @@
 #define TILE_TOKENS 16
 #define RAISE_AT 6.0f
 #define MINUS_1152_F16 0xe480e480u  // twice
-
-template <typename half_t>
-constexpr bool IS_F16 = false;
-template <>
-constexpr bool IS_F16<f16> = true;
 
 // Token of the tile in row `row` (0..7) of the A fragment; row + 8 holds the next token.
 DEVICE i32 token_of(i32 row) { return row & 1 ? ((row + 3) & 7) + 8 : row; }
@@ -40,6 +38,7 @@ struct RowLimits {  // what hides or reshapes scores, for the tiles that are not
     i32 kv_len, q_len, window_left, q_per_kv, first_row;
     f32 softcap_log2;  // 0: off
     const f32* slopes;  // of this KV head's first query head, or null
+    bool paired;        // rows 4..7 are the rest of rows 0..3
 };
 
 // x in log2 units, capped: cap * tanh(x / cap); tanh.approx is good to 2^-11 only.
@@ -52,8 +51,10 @@ template <i32 HEAD_DIM, i32 ROW_TILES>
 struct WarpTile {
     static constexpr i32 K_STEPS = HEAD_DIM / 16;
     static constexpr i32 V_WORDS = (HEAD_DIM + 31) / 32;  // head_dim 80: the third word of half the lanes is not used
-    static constexpr i32 K_WIDTH = HEAD_DIM % 64 == 0 ? 4 : 1;  // words of one load
-    static constexpr i32 V_WIDTH = HEAD_DIM % 128 == 0 ? 4 : HEAD_DIM % 64 == 0 ? 2 : 1;
+    static_assert(HEAD_DIM % 16 == 0, "a k-step is 16 columns, and rows begin at multiples of 16 bytes");
+    // Words that lie side by side from every multiple of it on: the width of a reader that has only one.
+    static constexpr i32 K_WIDTH = K_STEPS % 4 == 0 ? 4 : K_STEPS % 2 == 0 ? 2 : 1;
+    static constexpr i32 V_WIDTH = V_WORDS % 4 == 0 ? 4 : V_WORDS % 2 == 0 ? 2 : 1;
 
     u32 q[ROW_TILES][K_STEPS][2];
     f32 q_factor[ROW_TILES][2];  // log2-softmax scale of rows 2j, 2j + 1 over the power of two that q was scaled by
@@ -62,24 +63,31 @@ struct WarpTile {
     f32 o[ROW_TILES][2 * V_WORDS][4];
     SoftmaxState state[ROW_TILES][2];
 
+    // A lane's words of a row come in loads of four while they last, then of a pair, then of one. Lanes beside each
+    // other take neighbouring loads, so word `word` of `words` begins at column:
+    static DEVICE_MEMBER i32 column_of(i32 word, i32 words, i32 lane, i32 lanes) {
+        if (words % 4 == 0 || word < (words & ~3)) return (word >> 2) * (16 * lanes) + lane * 16 + (word & 3) * 4;
+        if (words % 2 == 0 || word < (words & ~1)) return (word >> 1) * (8 * lanes) + lane * 8 + (word & 1) * 4;
+        return word * (4 * lanes) + lane * 4;
+    }
     // First of the 4 columns in word `step` of lane j's K, and in word `word` of lane g's V.
-    static DEVICE_MEMBER i32 k_column(i32 step, i32 j) {
-        return K_WIDTH == 4 ? (step >> 2) * 64 + j * 16 + (step & 3) * 4 : step * 16 + j * 4;
-    }
-    static DEVICE_MEMBER i32 v_column(i32 word, i32 g) {
-        constexpr i32 W = V_WIDTH;
-        return (word / W) * (32 * W) + g * (4 * W) + (word % W) * 4;
-    }
+    static DEVICE_MEMBER i32 k_column(i32 step, i32 j) { return column_of(step, K_STEPS, j, 4); }
+    static DEVICE_MEMBER i32 v_column(i32 word, i32 g) { return column_of(word, V_WORDS, g, 8); }
 
-    // q of rows first_row + 8 * n + g as B fragments, and an empty state. fp16 q enters as it is.
+    // q of rows first_row + 8 * n + g as B fragments, and an empty state. fp16 q enters as it is. With channel factors
+    // (one row tile; of two NaN says that they are not served) rows 4..7 are the rest of rows 0..3.
     template <typename half_t>
     DEVICE_MEMBER void load_q(const half_t* q_rows, i64 token_stride, i64 head_stride, const f32* channel_factors,
                               i32 first_row, i32 num_rows, i32 q_per_kv, f32 scale_log2) {
         const i32 lane = threadIdx.x & 31, g = lane >> 2, j = lane & 3;
         high_bytes = f16_high_bytes();
+        if (ROW_TILES > 1 && channel_factors) {
+            scale_log2 = NAN_F32;
+            channel_factors = nullptr;
+        }
 #pragma unroll
         for (i32 n = 0; n < ROW_TILES; n++) {
-            const i32 row = first_row + 8 * n + g;
+            const i32 row = first_row + 8 * n + (channel_factors ? g & 3 : g);
             const half_t* from = q_rows + row / q_per_kv * token_stride + row % q_per_kv * head_stride;
 #pragma unroll
             for (i32 s = 0; s < K_STEPS; s++) {
@@ -136,6 +144,13 @@ struct WarpTile {
             widened(s, x);
             q[n][s][0] = pack_f16(x[0] * up, x[1] * up);
             q[n][s][1] = pack_f16(x[2] * up, x[3] * up);
+            if (channel_factors && (threadIdx.x & 16)) {  // g >= 4
+                f32 rounded[4];
+                widen2<f16>(q[n][s][0], rounded[0], rounded[1]);
+                widen2<f16>(q[n][s][1], rounded[2], rounded[3]);
+                q[n][s][0] = pack_f16(x[0] * up - rounded[0], x[1] * up - rounded[1]);
+                q[n][s][1] = pack_f16(x[2] * up - rounded[2], x[3] * up - rounded[3]);
+            }
         }
         q_factor[n][0] *= __shfl_sync(ALL_LANES, down, 8 * j);
         q_factor[n][1] *= __shfl_sync(ALL_LANES, down, 8 * j + 4);
@@ -169,6 +184,7 @@ struct WarpTile {
     }
 
     // Scores to weights p * v_scale, as the B operand of the second product. `t` is the tile's first token.
+    template <typename weight_t = f16>
     DEVICE_MEMBER void weigh(f32 (&s)[ROW_TILES][4], f32 k_scale0, f32 k_scale1, f32 v_scale0, f32 v_scale1, bool plain,
                              i32 t, const RowLimits& limits, u32 (&p)[ROW_TILES][2]) {
 #pragma unroll
@@ -211,8 +227,8 @@ struct WarpTile {
             const f32 p2 = state[n][0].weight(s[n][2]), p3 = state[n][1].weight(s[n][3]);
             state[n][0].l += p0 + p2;
             state[n][1].l += p1 + p3;
-            p[n][0] = transpose_8x8(pack_f16(p0 * v_scale0, p1 * v_scale0));
-            p[n][1] = transpose_8x8(pack_f16(p2 * v_scale1, p3 * v_scale1));
+            p[n][0] = transpose_8x8(pack<weight_t>(p0 * v_scale0, p1 * v_scale0));
+            p[n][1] = transpose_8x8(pack<weight_t>(p2 * v_scale1, p3 * v_scale1));
         }
     }
 
@@ -220,6 +236,10 @@ struct WarpTile {
     DEVICE_MEMBER void reshape(f32 (&s)[ROW_TILES][4], f32& v_scale0, f32& v_scale1, i32 t, const RowLimits& limits) {
         const i32 lane = threadIdx.x & 31, j = lane & 3;
         const i32 first = t + token_of(lane >> 2);
+        if (ROW_TILES == 1 && limits.paired) {  // both halves get the sum; nobody reads what becomes of rows 4..7
+#pragma unroll
+            for (i32 e = 0; e < 4; e++) s[0][e] += __shfl_xor_sync(ALL_LANES, s[0][e], 2);
+        }
         const u32 inverse = (1u << 20) / (u32)limits.q_per_kv + 1;  // row * inverse >> 20 is row / q_per_kv: rows are few
 #pragma unroll
         for (i32 n = 0; n < ROW_TILES; n++) {

@@ -1,6 +1,6 @@
 // mma.cuh - one warp's tensor-core instructions, and int8 codes widened to their fp16 operands.
 //
-// mma_16x8x16: C[16, 8] += A[16, 16] * B[16, 8], fp16 in, f32 accumulated. Lane = 4 * g + j holds
+// mma_16x8x16: C[16, 8] += A[16, 16] * B[16, 8], fp16 (or bf16) in, f32 accumulated. Lane = 4 * g + j holds
 //   A  a0: row g, columns 2j, 2j+1   a1: row g+8   a2: row g, columns 2j+8, 2j+9   a3: row g+8, the same columns
 //   B  b0: rows 2j, 2j+1 of column g                b1: rows 2j+8, 2j+9
 //   C  c[0], c[1]: row g, columns 2j, 2j+1          c[2], c[3]: row g+8
@@ -9,11 +9,27 @@
 
 #define ALL_LANES 0xffffffffu
 
+template <typename half_t>
+constexpr bool IS_F16 = false;
+template <>
+constexpr bool IS_F16<f16> = true;
+
 DEVICE void mma_16x8x16(f32 (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+template <typename half_t>
+DEVICE void mma_halves(f32 (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    if constexpr (IS_F16<half_t>)
+        mma_16x8x16(c, a0, a1, a2, a3, b0, b1);
+    else
+        asm volatile(
+            "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 // An 8 x 8 matrix of 16-bit elements, two a lane; lane (g, j) gives row g and gets column g.
@@ -58,5 +74,15 @@ DEVICE u32 high_pair(u32 biased_codes, u32 high_bytes) { return select_bytes<0x4
 DEVICE u32 pack_f16(f32 low, f32 high) {
     u32 pair;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+
+template <typename half_t>
+DEVICE u32 pack(f32 low, f32 high) {
+    u32 pair;
+    if constexpr (IS_F16<half_t>)
+        pair = pack_f16(low, high);
+    else
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
     return pair;
 }

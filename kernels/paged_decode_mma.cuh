@@ -1,4 +1,5 @@
-// paged_decode_mma.cuh - paged_decode_attention_int8 on tensor cores: the body of the _d64, _d128 and _d256 entries.
+// paged_decode_mma.cuh - paged_decode_attention_int8, and paged_decode_attention, on tensor cores: the body of the
+// entries named for a head_dim.
 //
 // One .cu a head_dim, since a driver compiles a whole module when it loads it.
 //
@@ -8,10 +9,12 @@
 //         CTA    8 warps = heads * stripes; heads = 8 at most, the power of two that num_kv_heads / gridDim.y needs.
 //                All KV heads of a token in one CTA read whole rows of the cache; few heads and many stripes
 //                leave more CTAs for few sequences.
-//         warp   one KV head, one stripe: tile `step * stripes + stripe` of 16 tokens; 8 or 16 query rows at once
+//         warp   one KV head, one stripe: tile `step * stripes + stripe` of 16 tokens; 8 or 16 query rows at once,
+//                4 with k_channel_factors (decode_tile.cuh)
 //
 // MEMORY  paged_kv.cuh. K and V go from global memory to the registers of the lane that multiplies them, 16 bytes a
-//         lane (head_dim 64: V 8), K one tile ahead and V one tile ahead, the block's table entry two.
+//         lane where the row is long enough (column_of in decode_tile.cuh: head_dim 128 and above, and K from 64 on),
+//         K one tile ahead and V one tile ahead, the block's table entry two.
 //         shared: exchange between the stripes at the end of a piece; independent of kv_len
 //
 // COST    reads 2 * kv_len * num_kv_heads * (head_dim + 2) bytes a sequence once for each row tile
@@ -21,113 +24,30 @@
 #include "decode_finish.cuh"
 #include "paged_decode_params.cuh"
 #include "paged_kv.cuh"
+#include "tile_cache.cuh"
 
 #define WARPS 8
 
-// Streamed once: not worth a line of L1.
-template <i32 WIDTH>
-DEVICE void load_codes(u32* words, const i8* from) {
-    if constexpr (WIDTH == 4)
-        asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
-                     : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "l"(from));
-    else
-        asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v2.u32 {%0,%1}, [%2];"
-                     : "=r"(words[0]), "=r"(words[1]) : "l"(from));
-}
-
-// The codes and scales of one tile, in the lanes' fragments.
-template <i32 HEAD_DIM, i32 ROW_TILES>
-struct TileCodes {
-    using Tile = WarpTile<HEAD_DIM, ROW_TILES>;
-    u32 k[2][Tile::K_STEPS];
-    u32 v[4][Tile::V_WORDS];
-    f16 scale;  // of token lane % 16: k_scale in lanes 0..15, v_scale in 16..31; widened only when it is needed
-
-    template <typename Rows>
-    DEVICE_MEMBER void load_k(const i8* k_pool, const Rows& rows) {
-        const i32 lane = threadIdx.x & 31;
-#pragma unroll
-        for (i32 i = 0; i < 2; i++) {
-            const i8* row = k_pool + rows.code_of(token_of(lane >> 2) + i);
-#pragma unroll
-            for (i32 s = 0; s < Tile::K_STEPS; s += Tile::K_WIDTH)
-                load_codes<Tile::K_WIDTH>(&k[i][s], row + Tile::k_column(s, lane & 3));
-        }
-    }
-    template <typename Rows>
-    DEVICE_MEMBER void load_v(const i8* v_pool, const Rows& rows) {
-        const i32 lane = threadIdx.x & 31;
-#pragma unroll
-        for (i32 i = 0; i < 4; i++) {  // columns 2j, 2j + 1, 2j + 8, 2j + 9 of the fragment
-            const i8* row = v_pool + rows.code_of(token_of((lane & 3) * 2 + (i & 1)) + (i >> 1));
-#pragma unroll
-            for (i32 w = 0; w < Tile::V_WORDS; w += Tile::V_WIDTH)
-                load_codes<Tile::V_WIDTH>(&v[i][w], row + Tile::v_column(w, lane >> 2));
-        }
-    }
-};
-
-// Where the tokens of a tile lie. A block of 16 * n tokens holds whole tiles; else each token is looked up by its lane.
-template <bool WHOLE_TILES>
-struct TileRows {
-    PagedKv kv;
-    BlockDivider blocks;
-    const i32* table;  // of the sequence
-    i64* token_codes;  // [16] in shared memory, where tiles are not whole
-    i32 kv_head, num_blocks, first_visible, kv_len;
-    i32 ahead, block_offset;  // table entry and offset of the tile to come, or of this lane's token in it
-    i64 code;                 // of the tile's first token
-
-    // Ask for the table entry of the tile at t; the wait for it comes with place().
-    DEVICE_MEMBER void look_up(i32 t, bool any) {
-        i32 token = t;
-        if (!WHOLE_TILES) token = min(max(t + (i32)(threadIdx.x & 15), first_visible), kv_len - 1);
-        i32 block;
-        blocks.divide(token, block, block_offset);
-        if (any) ahead = __ldg(table + block);
-    }
-    // Place the tile last looked up. The scale of this lane's token is NaN where the table names no block.
-    DEVICE_MEMBER f16 place(const f16* scales) {
-        const bool inside = (u32)ahead < (u32)num_blocks;
-        const i32 block = inside ? ahead : 0;
-        const i64 here = kv.code_offset(block, block_offset, kv_head);
-        if (WHOLE_TILES) {
-            code = here;
-        } else {
-            __syncwarp();
-            if ((threadIdx.x & 31) < 16) token_codes[threadIdx.x & 15] = here;
-            __syncwarp();
-        }
-        const i32 offset = block_offset + (WHOLE_TILES ? threadIdx.x & 15 : 0);
-        f16 scale = {0x7e00};
-        if (inside) scale = scales[kv.scale_offset(block, offset, kv_head)];
-        return scale;
-    }
-    DEVICE_MEMBER i64 code_of(i32 token) const {
-        return WHOLE_TILES ? code + token * (kv.num_kv_heads * kv.head_dim) : token_codes[token];
-    }
-};
-
-template <i32 HEAD_DIM, i32 ROW_TILES, bool WHOLE_TILES, typename LoadQ>
-DEVICE void fold_piece(WarpTile<HEAD_DIM, ROW_TILES>& tile, const Piece& piece, const Team& team,
-                       TileRows<WHOLE_TILES>& rows, const i8* k_pool, const i8* v_pool, const f16* k_scales,
-                       const f16* v_scales, const RowLimits& limits, LoadQ load_q) {
+template <i32 HEAD_DIM, i32 ROW_TILES, bool WHOLE_TILES, typename element_t, typename Tile, typename LoadQ>
+DEVICE void fold_piece(Tile& tile, const Piece& piece, const Team& team, TileRows<WHOLE_TILES>& rows,
+                       const element_t* k_pool, const element_t* v_pool, const f16* k_scales, const f16* v_scales,
+                       const RowLimits& limits, LoadQ load_q) {
     const i32 lane = threadIdx.x & 31;
-    const bool reshaped = limits.slopes || limits.softcap_log2 > 0.0f;
+    const bool reshaped = limits.slopes || limits.softcap_log2 > 0.0f || limits.paired;
     const i32 clear_begin = limits.window_left < 0 ? 0 : piece.kv_len - 1 - limits.window_left;
     const i32 clear_end = piece.kv_len - limits.q_len + 1;
     const i32 stride = team.stripes * TILE_TOKENS;
     i32 t = piece.step_begin * stride + team.stripe * TILE_TOKENS;
     const i32 end = min(piece.step_end * stride, piece.kv_len);
 
-    TileCodes<HEAD_DIM, ROW_TILES> codes;
+    TileCache<HEAD_DIM, ROW_TILES, element_t> cache;
     const f16* scales = lane < 16 ? k_scales : v_scales;
     const i32 token = token_of(lane >> 2);
     if (t < end) {
         rows.look_up(t, true);
-        codes.scale = rows.place(scales);
-        codes.load_k(k_pool, rows);
-        codes.load_v(v_pool, rows);
+        cache.place(rows, scales);
+        cache.load_k(k_pool, rows);
+        cache.load_v(v_pool, rows);
         rows.look_up(t + stride, t + stride < end);
     }
     load_q();  // beside the first tile, not before it
@@ -136,25 +56,22 @@ DEVICE void fold_piece(WarpTile<HEAD_DIM, ROW_TILES>& tile, const Piece& piece, 
         const bool plain = !reshaped && t >= clear_begin && t + TILE_TOKENS <= clear_end;
         f32 s[ROW_TILES][4];
         u32 p[ROW_TILES][2];
-        tile.scores(codes.k, s);
-        const f32 scale = widen(codes.scale);
-        const f32 k_scale0 = __shfl_sync(ALL_LANES, scale, token);
-        const f32 k_scale1 = __shfl_sync(ALL_LANES, scale, token + 1);
-        const f32 v_scale0 = __shfl_sync(ALL_LANES, scale, 16 + token);
-        const f32 v_scale1 = __shfl_sync(ALL_LANES, scale, 17 + token);
+        tile.scores(cache.k, s);
+        const TokenScales scale = cache.scales_of(token);
         if (more) {
-            codes.scale = rows.place(scales);
-            codes.load_k(k_pool, rows);
+            cache.place(rows, scales);
+            cache.load_k(k_pool, rows);
             rows.look_up(t + 2 * stride, t + 2 * stride < end);
         }
-        tile.weigh(s, k_scale0, k_scale1, v_scale0, v_scale1, plain, t, limits, p);
-        tile.accumulate(codes.v, p);
-        if (more) codes.load_v(v_pool, rows);
+        tile.weigh(s, scale.k0, scale.k1, scale.v0, scale.v1, plain, t, limits, p);
+        if (__builtin_expect(!plain, 0)) cache.hide(t, rows.first_visible, rows.kv_len);
+        tile.accumulate(cache.v, p);
+        if (more) cache.load_v(v_pool, rows);
     }
 }
 
-template <i32 HEAD_DIM, i32 ROW_TILES, bool WHOLE_TILES, typename half_t>
-DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t)) {
+template <i32 HEAD_DIM, i32 ROW_TILES, bool WHOLE_TILES, typename half_t, typename element_t>
+DEVICE void paged_decode_attention(PAGED_DECODE_BODY_PARAMS(half_t, element_t)) {
     extern __shared__ __align__(16) f32 exchange[];  // WARPS * min(num_rows, 8 * ROW_TILES) * (HEAD_DIM + 4)
     __shared__ Notes notes[WARPS];
     __shared__ i64 token_codes[WARPS][TILE_TOKENS];
@@ -171,7 +88,8 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t)) {
     if (kv_head >= num_kv_heads) return;
     const i32 q_per_kv = num_q_heads / num_kv_heads;
     const i32 num_rows = q_per_kv * q_len;
-    const i32 first_row = (i32)blockIdx.z * 8 * ROW_TILES;
+    const i32 tile_rows = k_channel_factors ? 4 : 8 * ROW_TILES;
+    const i32 first_row = (i32)blockIdx.z * tile_rows;
     const i32 q_head = kv_head * q_per_kv;
 
     const i32 step_log2 = 7 - heads_log2;
@@ -185,7 +103,7 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t)) {
     f32* states = workspace + ((i64)kv_head * num_rows + first_row) * (HEAD_DIM + 4);
     f32* mine = exchange + team.index * team.stripes * min(num_rows, 8 * ROW_TILES) * (HEAD_DIM + 4);
 
-    WarpTile<HEAD_DIM, ROW_TILES> tile;
+    typename TileCache<HEAD_DIM, ROW_TILES, element_t>::Tile tile;
     Piece piece;
     while (work.next(notes[warp], piece)) {
         const half_t* q_rows = q + (i64)piece.sequence * q_len * q_token_stride + q_head * q_head_stride;
@@ -193,7 +111,7 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t)) {
         const f32 scale_log2 = piece.kv_len > max_kv_len ? NAN_F32 : softmax_scale * LOG2_E;
         piece.kv_len = min(piece.kv_len, max_kv_len);
         const RowLimits limits = {piece.kv_len, q_len, window_left, q_per_kv, first_row, logit_softcap * LOG2_E,
-                                  alibi_slopes ? alibi_slopes + q_head : nullptr};
+                                  alibi_slopes ? alibi_slopes + q_head : nullptr, k_channel_factors != nullptr};
         const i32* table = block_table + piece.sequence * block_table_stride;
         const i32 first_visible = window_left < 0 ? 0 : max(piece.kv_len - q_len - window_left, 0);
         TileRows<WHOLE_TILES> rows = {kv, blocks, table, token_codes[warp], kv_head, num_blocks, first_visible,
@@ -211,12 +129,21 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t)) {
                                 sinks ? sinks + q_head : nullptr,
                                 out_token_stride, out_head_stride, num_q_heads, q_per_kv};
         u32* counter = counters + ((i64)piece.sequence * num_kv_heads + kv_head) * gridDim.z + blockIdx.z;
-        finish_piece(tile, team, piece, mine, states, slot_floats, counter, first_row, num_rows, sink);
+        if constexpr (!IS_I8<element_t>) tile.order_columns();
+        finish_piece(tile, team, piece, mine, states, slot_floats, counter, first_row,
+                     min(num_rows, first_row + tile_rows), sink);
     }
 }
 
 #define PAGED_DECODE_ATTENTION_INT8_MMA(NAME, HEAD_DIM, ROW_TILES, WHOLE_TILES, MIN_CTAS, half_t)  \
     extern "C" __global__ void __launch_bounds__(WARPS * 32, MIN_CTAS) NAME(                        \
         PAGED_DECODE_PARAMS(half_t)) {                                                              \
-        paged_decode_attention<HEAD_DIM, ROW_TILES, WHOLE_TILES, half_t>(PAGED_DECODE_ARGS);        \
+        paged_decode_attention<HEAD_DIM, ROW_TILES, WHOLE_TILES, half_t, i8>(PAGED_DECODE_ARGS);    \
+    }
+
+#define PAGED_DECODE_ATTENTION_MMA(NAME, HEAD_DIM, MIN_CTAS, half_t)                                 \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32, MIN_CTAS) NAME(                        \
+        PAGED_DECODE_HALF_PARAMS(half_t)) {                                                         \
+        PAGED_DECODE_NO_SCALES;                                                                     \
+        paged_decode_attention<HEAD_DIM, 1, true, half_t, half_t>(PAGED_DECODE_ARGS);               \
     }

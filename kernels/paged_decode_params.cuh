@@ -1,4 +1,5 @@
-// paged_decode_params.cuh - the parameter list that every paged_decode_attention_int8 entry has, and its one meaning.
+// paged_decode_params.cuh - the parameter lists of paged_decode_attention_int8 and of paged_decode_attention, and what
+// they mean. The second is the first over a cache of fp16 or bf16: no scales, each k_scale below is 1.
 //
 // Query row: (query token i of sequence b, query head h), row b * q_len + i of q, out and lse.
 //   position   q_pos = kv_len - q_len + i: the sequence's q_len newest tokens are in the cache already
@@ -18,12 +19,16 @@
 #pragma once
 #include "types.cuh"
 
-#define PAGED_DECODE_PARAMS(half_t)                                                                             \
+#define PAGED_DECODE_CACHE(half_t, element_t)                                                                   \
     const half_t* __restrict__ q,                /* [batch_size * q_len, num_q_heads, head_dim], strided */     \
-    const i8* __restrict__ k_pool,               /* [num_blocks, block_size, num_kv_heads, head_dim] */         \
-    const i8* __restrict__ v_pool,               /* [num_blocks, block_size, num_kv_heads, head_dim] */         \
+    const element_t* __restrict__ k_pool,        /* [num_blocks, block_size, num_kv_heads, head_dim] */         \
+    const element_t* __restrict__ v_pool         /* [num_blocks, block_size, num_kv_heads, head_dim] */
+
+#define PAGED_DECODE_SCALES                                                                                     \
     const f16* __restrict__ k_scales,            /* [num_blocks, block_size, num_kv_heads] */                   \
-    const f16* __restrict__ v_scales,            /* [num_blocks, block_size, num_kv_heads] */                   \
+    const f16* __restrict__ v_scales             /* [num_blocks, block_size, num_kv_heads] */
+
+#define PAGED_DECODE_TENSORS(half_t)                                                                            \
     const i32* __restrict__ block_table,         /* [batch_size, max_blocks_per_seq], strided */                \
     const i32* __restrict__ kv_lens,             /* [batch_size], or null: each is max_kv_len */                \
     half_t* __restrict__ out,                    /* [batch_size * q_len, num_q_heads, head_dim], strided */     \
@@ -37,8 +42,9 @@
     i64 q_head_stride,                           /* elements */                                                 \
     i64 out_token_stride,                        /* elements */                                                 \
     i64 out_head_stride,                         /* elements */                                                 \
-    i64 kv_block_stride,                         /* codes from a block to the next */                           \
-    i64 scale_block_stride,                      /* scales from a block to the next */                          \
+    i64 kv_block_stride                          /* elements from a block to the next */
+
+#define PAGED_DECODE_SIZES                                                                                      \
     i64 block_table_stride,                      /* entries from a sequence to the next */                      \
     i32 batch_size,                                                                                             \
     i32 q_len,                                   /* 1..8 query tokens a sequence, causal */                     \
@@ -53,6 +59,17 @@
     i32 window_left,                             /* -1: off */                                                  \
     f32 softmax_scale,                                                                                          \
     f32 logit_softcap                            /* 0: off */
+
+// of a body that serves both; of the entries over int8; of the entries over fp16 and bf16
+#define PAGED_DECODE_BODY_PARAMS(half_t, element_t)                                                              \
+    PAGED_DECODE_CACHE(half_t, element_t), PAGED_DECODE_SCALES, PAGED_DECODE_TENSORS(half_t),                    \
+        i64 scale_block_stride, /* scales from a block to the next */ PAGED_DECODE_SIZES
+#define PAGED_DECODE_PARAMS(half_t) PAGED_DECODE_BODY_PARAMS(half_t, i8)
+#define PAGED_DECODE_HALF_PARAMS(half_t)                                                                         \
+    PAGED_DECODE_CACHE(half_t, half_t), PAGED_DECODE_TENSORS(half_t), PAGED_DECODE_SIZES
+#define PAGED_DECODE_NO_SCALES                                                                                   \
+    const f16 *k_scales = nullptr, *v_scales = nullptr;                                                          \
+    const i64 scale_block_stride = 0
 
 // The same names, to hand the list on to a body.
 #define PAGED_DECODE_ARGS                                                                                       \

@@ -205,7 +205,7 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t), i32 cta_heads_lo
         const f32 scale_log2 = piece.kv_len > max_kv_len ? NAN_F32 : softmax_scale * LOG2_E;
         piece.kv_len = min(piece.kv_len, max_kv_len);
         const RowLimits limits = {piece.kv_len, q_len, window_left, q_per_kv, first_row, logit_softcap * LOG2_E,
-                                  alibi_slopes ? alibi_slopes + q_head : nullptr};
+                                  alibi_slopes ? alibi_slopes + q_head : nullptr, false};
         tile.template load_q<half_t>(q_rows, q_token_stride, q_head_stride, nullptr, first_row, num_rows, q_per_kv,
                                      scale_log2);
         fold_slabs<HEAD_DIM, ROW_TILES>(tile, ring, cursor, piece, team, kv_head, limits);

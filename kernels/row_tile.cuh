@@ -1,4 +1,4 @@
-// row_tile.cuh - how paged_decode_attention_int8 spreads query rows over CTAs, head_dim over lanes, tokens over steps.
+// row_tile.cuh - how the general decode entries spread query rows over CTAs, head_dim over lanes, tokens over steps.
 #pragma once
 #include "paged_kv.cuh"
 
@@ -54,11 +54,32 @@ struct LaneMap {
     }
 };
 
+// Eight neighbouring elements of a row.
+template <typename element_t>
+struct Eight {
+    uint4 words;
+    DEVICE_MEMBER void widen(f32 (&x)[8]) const {
+        widen2<element_t>(words.x, x[0], x[1]);
+        widen2<element_t>(words.y, x[2], x[3]);
+        widen2<element_t>(words.z, x[4], x[5]);
+        widen2<element_t>(words.w, x[6], x[7]);
+    }
+};
+template <>
+struct Eight<i8> {
+    uint2 words;
+    DEVICE_MEMBER void widen(f32 (&x)[8]) const {
+        widen4(words.x, x);
+        widen4(words.y, x + 4);
+    }
+};
+
 // The tokens a warp folds at once, STEPS for each lane: where they lie, then what lies there.
+template <typename element_t>
 struct TokenTile {
     i32 block[STEPS], block_offset[STEPS];
-    uint2 k_codes[STEPS], v_codes[STEPS];
-    f32 k_scale[STEPS], v_scale[STEPS];
+    Eight<element_t> k[STEPS], v[STEPS];
+    f32 k_scale[STEPS], v_scale[STEPS];  // 1 where there are none
 
     // Past the end, the last token again: an address that is good, for a score that will be hidden.
     DEVICE_MEMBER void locate(i32 first, i32 end, const LaneMap& map, const BlockDivider& blocks, const i32* table) {
@@ -69,18 +90,23 @@ struct TokenTile {
             block[i] = table[logical_block];
         }
     }
-    DEVICE_MEMBER void load(const PagedKv& kv, const i8* k_pool, const i8* v_pool, const f16* k_scales,
-                            const f16* v_scales, i32 kv_head, i32 d, i32 num_blocks) {
+    DEVICE_MEMBER void load(const PagedKv& kv, const element_t* k_pool, const element_t* v_pool,
+                            const f16* k_scales, const f16* v_scales, i32 kv_head, i32 d, i32 num_blocks) {
 #pragma unroll
         for (i32 i = 0; i < STEPS; i++) {
             const bool inside = (u32)block[i] < (u32)num_blocks;
             const i32 physical = inside ? block[i] : 0;
             const i64 code = kv.code_offset(physical, block_offset[i], kv_head) + d;
-            const i64 scale = kv.scale_offset(physical, block_offset[i], kv_head);
-            k_codes[i] = *(const uint2*)(k_pool + code);
-            v_codes[i] = *(const uint2*)(v_pool + code);
-            k_scale[i] = inside ? widen(k_scales[scale]) : NAN_F32;
-            v_scale[i] = widen(v_scales[scale]);
+            k[i] = *(const Eight<element_t>*)(k_pool + code);
+            v[i] = *(const Eight<element_t>*)(v_pool + code);
+            if constexpr (IS_I8<element_t>) {
+                const i64 scale = kv.scale_offset(physical, block_offset[i], kv_head);
+                k_scale[i] = inside ? widen(k_scales[scale]) : NAN_F32;
+                v_scale[i] = widen(v_scales[scale]);
+            } else {
+                k_scale[i] = inside ? 1.0f : NAN_F32;
+                v_scale[i] = 1.0f;
+            }
         }
     }
 };

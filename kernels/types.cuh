@@ -43,6 +43,11 @@ DEVICE half_t narrowed(f32 x) {
     return y;
 }
 
+template <typename element_t>
+constexpr bool IS_I8 = false;
+template <>
+constexpr bool IS_I8<i8> = true;
+
 // --- two elements in one word, the first in the low half ---
 
 template <typename half_t>

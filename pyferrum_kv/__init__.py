@@ -1,7 +1,7 @@
 """Load prebuilt PTX through the CUDA driver, and run INT8 paged-KV-cache kernels with it.
 
 Importing this package needs no CUDA: the driver is opened by CudaContext.new(). The submodules
-int8_kv, reference, virtual and testing are imported by name.
+int8_kv, half_kv, reference, virtual and testing are imported by name.
 """
 
 from pyferrum_kv.bundle import PtxBundle

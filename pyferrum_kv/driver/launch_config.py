@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pyferrum_kv.driver.function import CudaFunction
 
 Dim = tuple[int, int, int]
+PORTABLE_CLUSTER = 8
+"""CTAs that a cluster may have on every device that knows clusters; more is asked for by name."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,8 @@ def _check_features(function: CudaFunction, config: LaunchConfig) -> None:
             _refuse(
                 function, f"grid_dim is {config.grid_dim}", f"multiples of {config.cluster_dim}"
             )
+        if prod(config.cluster_dim) > PORTABLE_CLUSTER:
+            function.set_attribute("NON_PORTABLE_CLUSTER_SIZE_ALLOWED", 1)
     if config.cooperative:
         most = function.occupancy.max_cooperative_blocks(
             prod(config.block_dim), config.shared_mem_bytes

@@ -31,8 +31,7 @@ THREADS = 128  # as in kernels/int8_kv_cache_append.cu, and _rotary.cu
 _LANE_ELEMENTS = 16  # of a row, at most
 NAMES = ("k", "v", "k_pool", "v_pool", "k_scales", "v_scales")
 
-Names = tuple[str, str, str, str, str, str]
-Pools = tuple[DeviceSlice, DeviceSlice, DeviceSlice, DeviceSlice]
+Pools = tuple[DeviceSlice, ...]
 
 
 def int8_kv_cache_append(
@@ -116,7 +115,7 @@ class AppendLaunch:
         num_tokens: int | None = None,
         k_strides: tuple[int, int] | None = None,
         v_strides: tuple[int, int] | None = None,
-        names: Names = NAMES,
+        names: tuple[str, ...] = NAMES,
         operation: str = _NAME,
     ) -> None:
         self.launch: PreparedLaunch | None = None
@@ -170,7 +169,7 @@ class CheckedAppend(NamedTuple):
         num_tokens: int | None,
         given_strides: tuple[tuple[int, int] | None, tuple[int, int] | None],
         *,
-        names: Names = NAMES,
+        names: tuple[str, ...] = NAMES,
         operation: str = _NAME,
     ) -> CheckedAppend:
         check_slice(operation, "slot_mapping", slot_mapping, INT32, 0, context)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pyferrum_kv.dtypes import dtype_name
 from pyferrum_kv.errors import ArgumentError
@@ -29,9 +29,20 @@ from pyferrum_kv.int8_kv.workspace import Workspace
 
 if TYPE_CHECKING:
     from pyferrum_kv.driver import CudaStream
+    from pyferrum_kv.int8_kv.layout import KvLayout
     from pyferrum_kv.int8_kv.pools import Int8KvPools
 
 _NAME = "paged_decode_attention_int8"
+_POOL_NAMES = ("k_pool", "v_pool", "k_scales", "v_scales")
+
+
+class KvPools(Protocol):
+    """What a decode asks of pools: their layout, and k_pool, v_pool and what scales there are."""
+
+    @property
+    def layout(self) -> KvLayout: ...
+    @property
+    def slices(self) -> tuple[DeviceSlice, ...]: ...
 
 
 def paged_decode_attention_int8(
@@ -116,7 +127,8 @@ def paged_decode_attention_int8(
     except (AttributeError, TypeError):  # what is wrong with which argument, the checks will say
         key = held = None
     if held is None:
-        shape, arguments, capacity = _checked(
+        shape, arguments, capacity = checked_decode(
+            _NAME,
             stream,
             q,
             pools,
@@ -164,10 +176,11 @@ def paged_decode_attention_int8(
     held.run(max_kv_len, softmax_scale)
 
 
-def _checked(
+def checked_decode(
+    operation: str,
     stream: CudaStream,
     q: DeviceSlice,
-    pools: Int8KvPools,
+    pools: KvPools,
     block_table: DeviceSlice,
     kv_lens: DeviceSlice | None,
     out: DeviceSlice,
@@ -175,37 +188,40 @@ def _checked(
 ) -> tuple[DecodeShape, DecodeArguments, int]:
     """Everything that can be known before the launch, or the error that says what is wrong."""
     layout, context = pools.layout, stream.context
-    num_q_heads, _ = check_heads(_NAME, given["num_q_heads"], layout.num_kv_heads)
-    q_len = check_int(_NAME, "q_len", given["q_len"], 1, 8)
-    max_kv_len = check_int(_NAME, "max_kv_len", given["max_kv_len"], 0, MAX_KV_LEN)
-    window_left = check_int(_NAME, "window_left", given["window_left"], -1, MAX_INT32)
-    softcap = check_float(_NAME, "logit_softcap", given["logit_softcap"], 0.0, 3e38)
-    check_slice(_NAME, "q", q, HALVES, 0, context)
-    check_slice(_NAME, "out", out, q.dtype, 0, context, why="the dtype of q")
-    batch_size = _batch_size(given["batch_size"], kv_lens, q, num_q_heads * q_len * layout.head_dim)
+    num_q_heads, _ = check_heads(operation, given["num_q_heads"], layout.num_kv_heads)
+    q_len = check_int(operation, "q_len", given["q_len"], 1, 8)
+    max_kv_len = check_int(operation, "max_kv_len", given["max_kv_len"], 0, MAX_KV_LEN)
+    window_left = check_int(operation, "window_left", given["window_left"], -1, MAX_INT32)
+    softcap = check_float(operation, "logit_softcap", given["logit_softcap"], 0.0, 3e38)
+    check_slice(operation, "q", q, HALVES, 0, context)
+    check_slice(operation, "out", out, q.dtype, 0, context, why="the dtype of q")
+    row = num_q_heads * q_len * layout.head_dim
+    batch_size = _batch_size(operation, given["batch_size"], kv_lens, q, row)
     rows = batch_size * q_len
     shape = (rows, num_q_heads, layout.head_dim)
-    q_strides = Strides.checked(_NAME, "q_strides", given["q_strides"], shape)
-    out_strides = Strides.checked(_NAME, "out_strides", given["out_strides"], shape, unique=True)
-    check_slice(_NAME, "q", q, HALVES, q_strides.num_elements, context, why=str(shape))
-    check_slice(_NAME, "out", out, q.dtype, out_strides.num_elements, context, why=str(shape))
+    q_strides = Strides.checked(operation, "q_strides", given["q_strides"], shape)
+    out_strides = Strides.checked(
+        operation, "out_strides", given["out_strides"], shape, unique=True
+    )
+    check_slice(operation, "q", q, HALVES, q_strides.num_elements, context, why=str(shape))
+    check_slice(operation, "out", out, q.dtype, out_strides.num_elements, context, why=str(shape))
 
     blocks = layout.blocks_for(max_kv_len)
-    check_slice(_NAME, "block_table", block_table, INT32, 0, context)
+    check_slice(operation, "block_table", block_table, INT32, 0, context)
     stride = given["block_table_stride"]
     if stride is None:
         stride = len(block_table) // max(batch_size, 1)
-    stride = check_int(_NAME, "block_table_stride", stride, 0, 2**62)
+    stride = check_int(operation, "block_table_stride", stride, 0, 2**62)
     if batch_size > 1 and stride < blocks:
         raise ArgumentError(
-            f"{_NAME}: block_table has {stride} entries a sequence; wanted at least {blocks}"
+            f"{operation}: block_table has {stride} entries a sequence; wanted at least {blocks}"
             f" for max_kv_len {max_kv_len} in blocks of {layout.block_size}"
         )
     entries = stride if batch_size > 1 else len(block_table)
     capacity = min(entries * layout.block_size, MAX_KV_LEN)
     needed = (batch_size - 1) * stride + blocks if batch_size else 0
     why = f"{blocks} blocks for max_kv_len {max_kv_len}, batch_size {batch_size}"
-    check_slice(_NAME, "block_table", block_table, INT32, needed, context, why=why)
+    check_slice(operation, "block_table", block_table, INT32, needed, context, why=why)
     optional = (
         ("kv_lens", kv_lens, INT32, batch_size),
         ("lse", given["lse"], FLOAT32, rows * num_q_heads),
@@ -220,15 +236,14 @@ def _checked(
     )
     for name, memory, dtype, size in optional:
         if memory is not None:
-            check_slice(_NAME, name, memory, dtype, size, context)
-    for name, memory in zip(
-        ("k_pool", "v_pool", "k_scales", "v_scales"), pools.slices, strict=True
-    ):
-        check_slice(_NAME, name, memory, memory.dtype, 0, context)
+            check_slice(operation, name, memory, dtype, size, context)
+    named = list(zip(_POOL_NAMES, pools.slices, strict=False))
+    for name, memory in named:
+        check_slice(operation, name, memory, memory.dtype, 0, context)
     inputs: list[tuple[str, DeviceSlice | None]] = [("q", q), ("block_table", block_table)]
     inputs += [(name, memory) for name, memory, _, _ in optional if name != "lse"]
-    inputs += zip(("k_pool", "v_pool", "k_scales", "v_scales"), pools.slices, strict=True)
-    check_disjoint(_NAME, (("out", out), ("lse", given["lse"])), inputs)
+    inputs += named
+    check_disjoint(operation, (("out", out), ("lse", given["lse"])), inputs)
 
     decode_shape = DecodeShape(
         batch_size=batch_size,
@@ -243,9 +258,7 @@ def _checked(
         split_len=DETERMINISTIC_SPLIT_LEN if given["deterministic"] else 0,
         q_alignment=min(q_strides.alignment(q), out_strides.alignment(out)),
         kv_alignment=layout.alignment(*(memory.device_ptr for memory in pools.slices[:2])),
-        scale_alignment=layout.scale_alignment(
-            *(memory.device_ptr for memory in pools.slices[2:])
-        ),
+        scale_alignment=layout.scale_alignment(*(memory.device_ptr for memory in pools.slices[2:])),
         has_k_channel_factors=given["k_channel_factors"] is not None,
     )
     arguments = DecodeArguments(
@@ -261,7 +274,7 @@ def _checked(
         q_strides=q_strides,
         out_strides=out_strides,
         kv_block_stride=layout.kv_block_stride,
-        scale_block_stride=layout.scale_block_stride,
+        scale_block_stride=layout.scale_block_stride if len(named) > 2 else None,
         block_table_stride=stride,
         num_blocks=layout.num_blocks,
         logit_softcap=softcap,
@@ -270,7 +283,11 @@ def _checked(
 
 
 def _batch_size(
-    given: int | None, kv_lens: DeviceSlice | None, q: DeviceSlice, elements_a_sequence: int
+    operation: str,
+    given: int | None,
+    kv_lens: DeviceSlice | None,
+    q: DeviceSlice,
+    elements_a_sequence: int,
 ) -> int:
     """As given, or one a length, or as many as q holds."""
     if given is None:
@@ -278,4 +295,4 @@ def _batch_size(
             given = len(kv_lens)
         else:
             given = len(q) // elements_a_sequence
-    return check_int(_NAME, "batch_size", given, 0, MAX_INT32)
+    return check_int(operation, "batch_size", given, 0, MAX_INT32)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from pyferrum_kv.errors import ArgumentError
 from pyferrum_kv.int8_kv.plan import Budget, DecodeEntry, DecodePlan, DecodeShape
+from pyferrum_kv.int8_kv.plan_cluster import CLUSTER
 from pyferrum_kv.int8_kv.plan_general import GENERAL
 from pyferrum_kv.int8_kv.plan_tensor_core import TENSOR_CORE
 from pyferrum_kv.int8_kv.plan_tma import TMA
 
-ENTRIES: tuple[DecodeEntry, ...] = (*TMA, *TENSOR_CORE, GENERAL)
+ENTRIES: tuple[DecodeEntry, ...] = (*CLUSTER, *TMA, *TENSOR_CORE, GENERAL)
 """In order of preference; the last serves every shape."""
 
 
@@ -22,19 +23,21 @@ def explain(
     available: Collection[str] | None = None,
     entry: str = "",
     num_splits: int = 0,
+    entries: Sequence[DecodeEntry] = ENTRIES,
 ) -> DecodePlan:
     """Plan a decode launch.
 
     available:   entries that the bundle has for the device; None: all that are known
     entry:       take this one (without _bf16) instead of choosing
     num_splits:  cut into this many instead of choosing
+    entries:     to choose among, in order of preference; the last is named for the operation
 
     >>> shape = DecodeShape(batch_size=1, num_q_heads=32, num_kv_heads=8, head_dim=128,
     ...                     block_size=16, max_kv_len=8192)
     >>> print(explain(shape, Budget(num_sms=132, workspace_floats=1 << 23, num_counters=1 << 16)))
     """
     passed_over: list[tuple[str, str]] = []
-    for candidate in ENTRIES:
+    for candidate in entries:
         name = candidate.entry(shape.dtype)
         if entry and candidate.stem != entry:
             why = f"{entry} was asked for"
@@ -46,13 +49,13 @@ def explain(
             passed_over.append((name, why))
             continue
         plan = candidate.plan(name, shape, budget, num_splits)
-        why = _over(plan, budget)
+        why = _over(plan, budget) or ("" if entry else plan.unfit)
         if why:
             passed_over.append((name, why))
             continue
         return replace(plan, passed_over=tuple(passed_over))
     tried = "; ".join(f"{name}: {why}" for name, why in passed_over)
-    raise ArgumentError(f"paged_decode_attention_int8: no entry serves {shape}; {tried}")
+    raise ArgumentError(f"{entries[-1].stem}: no entry serves {shape}; {tried}")
 
 
 def _over(plan: DecodePlan, budget: Budget) -> str:

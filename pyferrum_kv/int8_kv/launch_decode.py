@@ -14,7 +14,8 @@ from pyferrum_kv.driver.turn import Turn
 from pyferrum_kv.errors import ArgumentError, NoVariant
 from pyferrum_kv.int8_kv.checks import DeviceSlice, check_float
 from pyferrum_kv.int8_kv.explain import ENTRIES, explain
-from pyferrum_kv.int8_kv.plan import Budget, DecodePlan, DecodeShape
+from pyferrum_kv.int8_kv.plan import Budget, DecodeEntry, DecodePlan, DecodeShape
+from pyferrum_kv.int8_kv.plan_cluster import CLUSTER
 from pyferrum_kv.int8_kv.plan_tma import TILE_TOKENS, TMA, chunk_bytes
 from pyferrum_kv.int8_kv.strides import Strides
 from pyferrum_kv.int8_kv.workspace import Workspace
@@ -33,7 +34,7 @@ class DecodeArguments:
     """Arguments that passed the checks, in the words of kernels/paged_decode_params.cuh."""
 
     q: DeviceSlice
-    pools: tuple[DeviceSlice, DeviceSlice, DeviceSlice, DeviceSlice]
+    pools: tuple[DeviceSlice, ...]  # k_pool, v_pool, and the scales of a quantised cache
     block_table: DeviceSlice
     kv_lens: DeviceSlice | None
     out: DeviceSlice
@@ -44,7 +45,7 @@ class DecodeArguments:
     q_strides: Strides
     out_strides: Strides
     kv_block_stride: int
-    scale_block_stride: int
+    scale_block_stride: int | None  # None: there are no scales
     block_table_stride: int
     num_blocks: int
     logit_softcap: float
@@ -78,10 +79,12 @@ class DecodeLaunch:
         entry: str = "",
         num_splits: int = 0,
         names: tuple[str, str, str] = (_NAME, "max_kv_len", "softmax_scale"),
+        entries: tuple[DecodeEntry, ...] = ENTRIES,
     ) -> None:
         """Plan for shape.max_kv_len; `capacity` is what the block table can hold.
 
         names: of the operation, its length and its scale, for messages
+        entries: to choose among
         """
         self.shape, self.capacity, self._names = shape, capacity, names
         self._default_scale = shape.head_dim**-0.5
@@ -94,17 +97,19 @@ class DecodeLaunch:
         self.plan = plan = explain(
             shape,
             Budget.of(context, workspace),
-            available=available_entries(context),
+            available=available_entries(context, entries),
             entry=entry,
             num_splits=num_splits,
+            entries=entries,
         )
         if workspace is None and plan.workspace_floats:
-            workspace = Workspace.of(stream)
+            workspace = Workspace.of(stream, names[0])
         function = PtxLoader.of(context).function(plan.entry)
         config = LaunchConfig(
             plan.grid_dim,
             plan.block_dim,
             plan.shared_mem_bytes,
+            cluster_dim=plan.cluster_dim,
             programmatic=plan.programmatic and _may_overlap(context),
         )
         checked_config(function, config)
@@ -178,7 +183,7 @@ def _in_order(
         given.out_strides.token,
         given.out_strides.head,
         given.kv_block_stride,
-        given.scale_block_stride,
+        *(() if given.scale_block_stride is None else (given.scale_block_stride,)),
         given.block_table_stride,
         shape.batch_size,
         shape.q_len,
@@ -224,21 +229,24 @@ def _may_overlap(context: CudaContext) -> bool:
     return context.compute_capability >= (9, 0) and context.api.version >= 12030
 
 
-def available_entries(context: CudaContext) -> frozenset[str]:
-    """The decode entries that the bundle has for this device and driver."""
-    held: Any = context.attachments.get(available_entries)
+def available_entries(
+    context: CudaContext, entries: tuple[DecodeEntry, ...] = ENTRIES
+) -> frozenset[str]:
+    """Those of the decode entries that the bundle has for this device and driver."""
+    key = (available_entries, entries)
+    held: Any = context.attachments.get(key)
     if held is None:
         loader = PtxLoader.of(context)
-        held = frozenset(name for name in _known() if _serves(loader, name))
+        held = frozenset(name for name in _known(entries) if _serves(loader, name))
         if not context.attribute("TENSOR_MAP_ACCESS_SUPPORTED"):
-            held -= {entry.entry(dtype) for entry in TMA for dtype in _DTYPES}
-        context.attachments[available_entries] = held
+            held -= {entry.entry(dtype) for entry in (*CLUSTER, *TMA) for dtype in _DTYPES}
+        context.attachments[key] = held
     assert isinstance(held, frozenset)
     return held
 
 
-def _known() -> list[str]:
-    return [entry.entry(dtype) for entry in ENTRIES for dtype in _DTYPES]
+def _known(entries: tuple[DecodeEntry, ...]) -> list[str]:
+    return [entry.entry(dtype) for entry in entries for dtype in _DTYPES]
 
 
 def _serves(loader: PtxLoader, name: str) -> bool:

@@ -89,6 +89,8 @@ class DecodePlan:
     num_counters: int  # likewise
     reason: str
     programmatic: bool = False  # may begin before the launch ahead of it ends; it waits by itself
+    cluster_dim: tuple[int, int, int] | None = None
+    unfit: str = ""  # why another entry is likely quicker; taken all the same if asked for
     box_heads: int = 0  # KV heads of a box of the tensor maps; 0: the entry takes no tensor maps
     ring_depth: int = 0  # slabs on their way to each stripe of a CTA, for an entry with tensor maps
     passed_over: tuple[tuple[str, str], ...] = ()  # entries tried before, and why not

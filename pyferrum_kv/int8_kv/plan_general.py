@@ -1,4 +1,4 @@
-"""The plan of paged_decode_attention_int8: every shape, 8 query rows a CTA, no tensor cores."""
+"""The plan of the general decode entries: every shape, 8 query rows a CTA, no tensor cores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pyferrum_kv.int8_kv.split import choose_num_splits, deterministic_num_split
 WARPS, ROWS = 4, 8  # as in kernels/row_tile.cuh
 
 
-def _plan(entry: str, shape: DecodeShape, budget: Budget, num_splits: int) -> DecodePlan:
+def plan_general(entry: str, shape: DecodeShape, budget: Budget, num_splits: int) -> DecodePlan:
     row_tiles = -(-shape.num_rows // ROWS)
     ctas = shape.batch_size * shape.num_kv_heads * row_tiles
     state_floats = shape.head_dim + STATE_PADDING
@@ -51,4 +51,4 @@ def _plan(entry: str, shape: DecodeShape, budget: Budget, num_splits: int) -> De
     )
 
 
-GENERAL = DecodeEntry("paged_decode_attention_int8", lambda shape: "", _plan)
+GENERAL = DecodeEntry("paged_decode_attention_int8", lambda shape: "", plan_general)

@@ -1,4 +1,4 @@
-"""The plans of paged_decode_attention_int8_d64, _d128 and _d256: tensor cores, work shared evenly.
+"""The plans of paged_decode_attention_int8_d32 to _d256: tensor cores, work shared evenly.
 
 The grid is (workers, head groups, row tiles). The lengths stay on the device: there, worker w takes
 the w-th equal share of all tokens of the batch laid end to end (kernels/decode_work.cuh), so only
@@ -31,35 +31,42 @@ from pyferrum_kv.int8_kv.split import deterministic_num_splits
 WARPS, TILE_TOKENS = 8, 16  # as in kernels/paged_decode_mma.cuh, decode_tile.cuh
 MAX_HEADS = 4
 MAX_GRID_YZ = 65535
+PAIRED_ROWS = 4
+"""Rows of a tile with k_channel_factors: the other four hold what fp16 leaves of the products."""
+WIDE_ROW_BYTES = 192
+"""From here on one CTA fills an SM, and takes two KV heads where there are several sequences."""
 SPARE_WORKERS = 8
 """One worker in so many may be left out to make their number a multiple of the batch."""
 
 
 def heads_and_workers(
-    shape: DecodeShape, row_tiles: int, places: int, longest: int
+    shape: DecodeShape, row_tiles: int, places: int, least_heads: int
 ) -> tuple[int, int]:
-    """KV heads of a CTA, and workers; `places` CTAs run at a time, `longest` tokens are visible."""
+    """KV heads of a CTA, from `least_heads` on, and workers; `places` CTAs run at a time."""
     batch_size = max(shape.batch_size, 1)
-    heads = 2 if shape.head_dim == 256 and batch_size > 1 and shape.num_kv_heads > 1 else 1
+    heads = min(least_heads, 1 << (shape.num_kv_heads - 1).bit_length())
     while True:
         groups = -(-shape.num_kv_heads // heads)
         workers = max(places // (groups * row_tiles), 1)
-        if heads == MAX_HEADS or heads >= shape.num_kv_heads or workers >= batch_size:
+        if heads >= MAX_HEADS or heads >= shape.num_kv_heads or workers >= batch_size:
             break
         heads *= 2
-    steps = -(-longest // (TILE_TOKENS * WARPS // heads)) * batch_size
     if workers > batch_size and workers % batch_size <= workers // SPARE_WORKERS:
         workers -= workers % batch_size
-    return heads, max(min(workers, steps), 1)
+    return heads, workers
 
 
 def _planner(
-    head_dim: int, row_tile: int, ctas_per_sm: int
+    head_dim: int, row_tile: int, ctas_per_sm: int, element_bytes: int
 ) -> Callable[[str, DecodeShape, Budget, int], DecodePlan]:
     def plan(entry: str, shape: DecodeShape, budget: Budget, num_splits: int) -> DecodePlan:
-        row_tiles = -(-shape.num_rows // row_tile)
+        rows = PAIRED_ROWS if shape.has_k_channel_factors else row_tile
+        row_tiles = -(-shape.num_rows // rows)
         places = max(budget.num_sms, 1) * ctas_per_sm
-        heads, workers = heads_and_workers(shape, row_tiles, places, shape.max_visible)
+        wide = head_dim * element_bytes >= WIDE_ROW_BYTES and shape.batch_size > 1
+        heads, workers = heads_and_workers(shape, row_tiles, places, 2 if wide else 1)
+        steps = -(-shape.max_visible // (TILE_TOKENS * WARPS // heads)) * shape.batch_size
+        workers = max(min(workers, steps), 1)
         if num_splits and not shape.split_len:
             workers = num_splits * max(shape.batch_size, 1)
         if shape.split_len:  # the stripes decide the order of additions: from the model alone
@@ -96,18 +103,30 @@ def _planner(
     return plan
 
 
-def _refusal(head_dim: int, row_tile: int, whole_tiles: bool) -> Callable[[DecodeShape], str]:
+def refusal_of_shape(
+    shape: DecodeShape, head_dim: int, row_tile: int = 8, whole_tiles: bool = True
+) -> str:
+    """Why an entry for one head_dim, that loads whole tiles, does not serve the shape, or ""."""
+    if shape.head_dim != head_dim:
+        return f"it serves head_dim {head_dim}"
+    if row_tile == 16 and shape.num_rows <= 8:
+        return "8 query rows a KV head fill no tile of 16"
+    if whole_tiles and shape.block_size % TILE_TOKENS:
+        return f"block_size {shape.block_size} is not a multiple of {TILE_TOKENS}"
+    if shape.q_alignment % 8 or shape.kv_alignment % 16:
+        return "q and out must be 8-byte aligned, the pools 16-byte aligned, strides included"
+    return ""
+
+
+def _refusal(
+    head_dim: int, row_tile: int, whole_tiles: bool, factors: bool
+) -> Callable[[DecodeShape], str]:
     def refuses(shape: DecodeShape) -> str:
-        if shape.head_dim != head_dim:
-            return f"it serves head_dim {head_dim}"
-        if row_tile == 16 and shape.num_rows <= 8:
-            return "8 query rows a KV head fill no tile of 16"
-        if whole_tiles and shape.block_size % TILE_TOKENS:
-            return f"block_size {shape.block_size} is not a multiple of {TILE_TOKENS}"
-        if shape.q_alignment % 8 or shape.kv_alignment % 16:
-            return "q and out must be 8-byte aligned, the pools 16-byte aligned, strides included"
-        if shape.has_k_channel_factors:
-            return "q times k_channel_factors does not fit fp16 closely enough for lse"
+        why = refusal_of_shape(shape, head_dim, row_tile, whole_tiles)
+        if why:
+            return why
+        if shape.has_k_channel_factors and not factors:
+            return "q times k_channel_factors does not fit 16 bits closely enough for lse"
         if shape.split_len and (
             shape.split_len < TILE_TOKENS * WARPS or shape.split_len.bit_count() != 1
         ):
@@ -117,21 +136,43 @@ def _refusal(head_dim: int, row_tile: int, whole_tiles: bool) -> Callable[[Decod
     return refuses
 
 
-def _entry(head_dim: int, suffix: str, row_tile: int, ctas_per_sm: int) -> DecodeEntry:
+def tensor_core_entry(
+    head_dim: int,
+    suffix: str,
+    row_tile: int,
+    ctas_per_sm: int,
+    operation: str = "paged_decode_attention_int8",
+    *,
+    element_bytes: int = 1,
+) -> DecodeEntry:
+    """The entry `operation`_d`head_dim``suffix`: row_tile query rows at once, ctas_per_sm CTAs.
+
+    element_bytes: of the cache; k_channel_factors are served where it is 1, with a row tile of 8
+    """
+    factors = element_bytes == 1 and row_tile == 8
     return DecodeEntry(
-        f"paged_decode_attention_int8_d{head_dim}{suffix}",
-        _refusal(head_dim, row_tile, suffix != "_any_block"),
-        _planner(head_dim, row_tile, ctas_per_sm),
+        f"{operation}_d{head_dim}{suffix}",
+        _refusal(head_dim, row_tile, suffix != "_any_block", factors),
+        _planner(head_dim, row_tile, ctas_per_sm, element_bytes),
     )
 
 
 TENSOR_CORE: tuple[DecodeEntry, ...] = (
-    _entry(64, "_rows16", 16, 1),
-    _entry(64, "", 8, 2),
-    _entry(64, "_any_block", 8, 1),
-    _entry(128, "_rows16", 16, 1),
-    _entry(128, "", 8, 2),
-    _entry(128, "_any_block", 8, 1),
-    _entry(256, "", 8, 1),
-    _entry(256, "_any_block", 8, 1),
+    # head_dim, suffix, query rows of a tile, CTAs an SM: as the .cu of each head_dim says
+    tensor_core_entry(32, "", 8, 2),
+    tensor_core_entry(32, "_any_block", 8, 2),
+    tensor_core_entry(64, "_rows16", 16, 1),
+    tensor_core_entry(64, "", 8, 2),
+    tensor_core_entry(64, "_any_block", 8, 1),
+    tensor_core_entry(80, "", 8, 2),
+    tensor_core_entry(80, "_any_block", 8, 2),
+    tensor_core_entry(96, "", 8, 2),
+    tensor_core_entry(96, "_any_block", 8, 2),
+    tensor_core_entry(128, "_rows16", 16, 1),
+    tensor_core_entry(128, "", 8, 2),
+    tensor_core_entry(128, "_any_block", 8, 1),
+    tensor_core_entry(192, "", 8, 1),
+    tensor_core_entry(192, "_any_block", 8, 1),
+    tensor_core_entry(256, "", 8, 1),
+    tensor_core_entry(256, "_any_block", 8, 1),
 )

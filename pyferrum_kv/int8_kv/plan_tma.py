@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pyferrum_kv.int8_kv.plan import STATE_PADDING, Budget, DecodeEntry, DecodePlan, DecodeShape
+from pyferrum_kv.int8_kv.plan_tensor_core import heads_and_workers, refusal_of_shape
 from pyferrum_kv.int8_kv.split import deterministic_num_splits
 
 TILE_TOKENS = 16
 PRODUCERS = 2
-MAX_HEADS = 4
+LEAST_HEADS = 2
+"""Boxes of one head are too small: their number, not their bytes, would limit the copy engine."""
 SHARED_BYTES = 229_376
 """Of the 227 KiB that a CTA may have, less static shared memory."""
 MAX_SLOTS = 64  # as in kernels/decode_ring.cuh
@@ -23,28 +25,14 @@ def chunk_bytes(head_dim: int) -> int:
     return next(chunk for chunk in (128, 64, 32, 16, 8) if head_dim % chunk == 0)
 
 
-def heads_and_workers(
-    shape: DecodeShape, row_tiles: int, num_sms: int, longest: int
-) -> tuple[int, int]:
-    """KV heads of a CTA, and workers."""
-    batch_size = max(shape.batch_size, 1)
-    heads = 1
-    while True:
-        groups = -(-shape.num_kv_heads // heads)
-        workers = max(num_sms // (groups * row_tiles), 1)
-        if heads == MAX_HEADS or heads >= shape.num_kv_heads or workers >= batch_size:
-            break
-        heads *= 2
-    steps = -(-longest // TILE_TOKENS) * batch_size
-    return heads, max(min(workers, steps), 1)
-
-
 def _planner(
     consumers: int, row_tile: int
 ) -> Callable[[str, DecodeShape, Budget, int], DecodePlan]:
     def plan(entry: str, shape: DecodeShape, budget: Budget, num_splits: int) -> DecodePlan:
         row_tiles = -(-shape.num_rows // row_tile)
-        heads, workers = heads_and_workers(shape, row_tiles, budget.num_sms, shape.max_visible)
+        heads, workers = heads_and_workers(shape, row_tiles, budget.num_sms, LEAST_HEADS)
+        steps = -(-shape.max_visible // TILE_TOKENS) * shape.batch_size
+        workers = max(min(workers, steps), 1)
         if num_splits and not shape.split_len:
             workers = num_splits * max(shape.batch_size, 1)
         if shape.split_len:  # the stripes decide the order of additions: from the model alone
@@ -83,17 +71,11 @@ def _planner(
 
 def _refusal(head_dim: int, row_tile: int) -> Callable[[DecodeShape], str]:
     def refuses(shape: DecodeShape) -> str:
-        if shape.head_dim != head_dim:
-            return f"it serves head_dim {head_dim}"
-        if row_tile == 16 and shape.num_rows <= 8:
-            return "8 query rows a KV head fill no tile of 16"
-        if shape.block_size % TILE_TOKENS:
-            return f"block_size {shape.block_size} is not a multiple of {TILE_TOKENS}"
-        if shape.q_alignment % 8 or shape.kv_alignment % 16 or shape.scale_alignment % 16:
-            return (
-                "q and out must be 8-byte aligned, pools and scales 16-byte aligned, strides"
-                " included"
-            )
+        why = refusal_of_shape(shape, head_dim, row_tile)
+        if why:
+            return why
+        if shape.scale_alignment % 16:
+            return "the scales must be 16-byte aligned, the stride of a block included"
         if shape.has_k_channel_factors:
             return "q times k_channel_factors does not fit fp16 closely enough for lse"
         if shape.split_len and (shape.split_len < TILE_TOKENS or shape.split_len.bit_count() != 1):
@@ -116,4 +98,7 @@ def _entry(head_dim: int, suffix: str, row_tile: int, consumers: int) -> DecodeE
 TMA: tuple[DecodeEntry, ...] = (
     _entry(128, "_rows16", 16, 8),
     _entry(128, "", 8, 12),
+    _entry(64, "", 8, 12),
+    _entry(256, "", 8, 8),
 )
+"""head_dim, suffix, query rows of a tile, consumer warps: as the .cu of each says."""

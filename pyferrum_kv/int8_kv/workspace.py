@@ -48,19 +48,19 @@ class Workspace:
             raise
 
     @classmethod
-    def of(cls, stream: CudaStream) -> Workspace:
+    def of(cls, stream: CudaStream, operation: str = "paged_decode_attention_int8") -> Workspace:
         """The stream's own; reserved here if it has none. Refused while a capture runs."""
         held = stream.attachments.get(cls)
         if held is None or held.states.is_closed:
             if stream.handle == PER_THREAD_STREAM:
                 raise ArgumentError(
-                    "paged_decode_attention_int8: workspace is None; wanted one, as the per-thread"
+                    f"{operation}: workspace is None; wanted one, as the per-thread"
                     " stream is another stream in each thread: Workspace.allocate(stream)"
                 )
             if stream.context.ledger.captures:
                 raise CaptureError(
-                    "paged_decode_attention_int8: the stream has no workspace yet and a capture"
-                    " runs; call int8_kv.preload(ctx, stream) before it"
+                    f"{operation}: the stream has no workspace yet and a capture runs; call"
+                    " int8_kv.preload(ctx, stream) before it"
                 )
             with _RESERVING:
                 held = stream.attachments.get(cls)

@@ -1,4 +1,4 @@
-"""Quantise new tokens into their slots of a paged KV cache."""
+"""New tokens into their slots of a paged KV cache, quantised or as they are."""
 
 from __future__ import annotations
 
@@ -31,3 +31,23 @@ def int8_kv_cache_append(
     block, block_offset = np.divmod(slot_mapping[inside], block_size)
     k_pool[block, block_offset], k_scales[block, block_offset] = quantize(k[inside])
     v_pool[block, block_offset], v_scales[block, block_offset] = quantize(v[inside])
+
+
+def kv_cache_append(
+    k: npt.NDArray[Any],
+    v: npt.NDArray[Any],
+    k_pool: npt.NDArray[Any],
+    v_pool: npt.NDArray[Any],
+    slot_mapping: npt.NDArray[np.int32],
+) -> None:
+    """Write each token to its slot, in place.
+
+    k, v:            fp16, bf16  [num_tokens, num_kv_heads, head_dim]
+    k_pool, v_pool:  of k's type [num_blocks, block_size, num_kv_heads, head_dim]
+    slot_mapping:    int32       [num_tokens]; a slot outside the pool writes nothing
+    """
+    num_blocks, block_size = k_pool.shape[:2]
+    inside = (slot_mapping >= 0) & (slot_mapping < num_blocks * block_size)
+    block, block_offset = np.divmod(slot_mapping[inside], block_size)
+    k_pool[block, block_offset] = k[inside]
+    v_pool[block, block_offset] = v[inside]

@@ -1,4 +1,4 @@
-"""One decode step of attention over an INT8 paged KV cache, in float64.
+"""One decode step of attention over a paged KV cache, of INT8 or of fp16 or bf16, in float64.
 
 Query token i of a sequence stands at position kv_len - q_len + i: its K and V are in the cache.
 It sees the tokens t <= position, and with `window_left` >= 0 only t >= position - window_left.
@@ -53,9 +53,59 @@ def paged_decode_attention_int8(
     returns:             out [batch_size * q_len, num_q_heads, head_dim],
                          lse [batch_size * q_len, num_q_heads]
     """
+    return _decode(
+        q,
+        (k_pool, v_pool),
+        (k_scales, v_scales),
+        block_table,
+        kv_lens,
+        q_len=q_len,
+        softmax_scale=softmax_scale,
+        window_left=window_left,
+        logit_softcap=logit_softcap,
+        sinks=sinks,
+        alibi_slopes=alibi_slopes,
+        k_channel_factors=k_channel_factors,
+    )
+
+
+def paged_decode_attention(
+    q: npt.NDArray[Any],
+    k_pool: npt.NDArray[Any],
+    v_pool: npt.NDArray[Any],
+    block_table: npt.NDArray[np.int32],
+    kv_lens: npt.NDArray[np.int32],
+    **options: Any,
+) -> tuple[F64, F64]:
+    """Attend each query row to the tokens it sees, in a cache that is not quantised.
+
+    q:                   fp16, bf16  [batch_size * q_len, num_q_heads, head_dim]
+    k_pool, v_pool:      fp16, bf16  [num_blocks, block_size, num_kv_heads, head_dim]
+    block_table:         int32       [batch_size, max_blocks_per_seq], read up to kv_len
+    kv_lens:             int32       [batch_size]
+    options, returns:    those of paged_decode_attention_int8
+    """
+    return _decode(q, (k_pool, v_pool), (None, None), block_table, kv_lens, **options)
+
+
+def _decode(
+    q: npt.NDArray[Any],
+    pools: tuple[npt.NDArray[Any], npt.NDArray[Any]],
+    scales: tuple[npt.NDArray[np.float16] | None, npt.NDArray[np.float16] | None],
+    block_table: npt.NDArray[np.int32],
+    kv_lens: npt.NDArray[np.int32],
+    *,
+    q_len: int = 1,
+    softmax_scale: float | None = None,
+    window_left: int = -1,
+    logit_softcap: float = 0.0,
+    sinks: npt.NDArray[np.float32] | None = None,
+    alibi_slopes: npt.NDArray[np.float32] | None = None,
+    k_channel_factors: npt.NDArray[np.float32] | None = None,
+) -> tuple[F64, F64]:
     batch_size = len(kv_lens)
     num_q_heads, head_dim = q.shape[1:]
-    num_kv_heads = k_pool.shape[2]
+    num_kv_heads = pools[0].shape[2]
     assert q.shape[0] == batch_size * q_len
     assert num_q_heads % num_kv_heads == 0
     rows = as_float64(q)
@@ -64,8 +114,10 @@ def paged_decode_attention_int8(
     out = np.zeros((batch_size * q_len, num_q_heads, head_dim))
     lse = np.full((batch_size * q_len, num_q_heads), -np.inf)
     for b, kv_len in enumerate(kv_lens):
-        k = gather_tokens(k_pool, k_scales, block_table[b], int(kv_len))
-        v = gather_tokens(v_pool, v_scales, block_table[b], int(kv_len))
+        k, v = (
+            gather_tokens(p, s, block_table[b], int(kv_len))
+            for p, s in zip(pools, scales, strict=True)
+        )
         for i in range(q_len):
             row = b * q_len + i
             position = int(kv_len) - q_len + i
@@ -84,17 +136,21 @@ def paged_decode_attention_int8(
 
 
 def gather_tokens(
-    pool: npt.NDArray[np.int8],
-    scales: npt.NDArray[np.float16],
+    pool: npt.NDArray[Any],
+    scales: npt.NDArray[np.float16] | None,
     blocks: npt.NDArray[np.int32],
     kv_len: int,
 ) -> F64:
-    """Dequantise the first `kv_len` tokens of a sequence: [kv_len, num_kv_heads, head_dim]."""
+    """The first `kv_len` tokens of a sequence, dequantised: [kv_len, num_kv_heads, head_dim].
+
+    scales: None where the pool is of fp16 or bf16
+    """
     block_size = pool.shape[1]
     t = np.arange(kv_len)
     block = blocks[t // block_size]
     assert ((block >= 0) & (block < pool.shape[0])).all(), "a block number outside the pool"
-    return dequantize(pool[block, t % block_size], scales[block, t % block_size])
+    codes = pool[block, t % block_size]
+    return as_float64(codes) if scales is None else dequantize(codes, scales[block, t % block_size])
 
 
 def attention(

@@ -18,6 +18,7 @@ PUBLIC = [
     for module in (
         "pyferrum_kv",
         "pyferrum_kv.int8_kv",
+        "pyferrum_kv.half_kv",
         "pyferrum_kv.virtual",
         "pyferrum_kv.testing",
     )
@@ -50,7 +51,7 @@ def test_every_command_and_option_is_in_the_manual(command: str) -> None:
             assert option in ("-h", "--help") or f"{option}" in section, option
 
 
-@pytest.mark.parametrize("folder", ["driver", "int8_kv", "bundle", "build", "cli", "."])
+@pytest.mark.parametrize("folder", ["driver", "int8_kv", "half_kv", "bundle", "build", "cli", "."])
 def test_every_file_is_in_the_layout(folder: str) -> None:
     layout = (ROOT / "docs" / "layout.md").read_text()
     for path in (ROOT / "pyferrum_kv" / folder).glob("*.py"):

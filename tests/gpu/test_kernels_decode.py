@@ -45,7 +45,7 @@ def test_every_block_size_and_head_dim(stream, rng, entry, block_size, head_dim,
     check(stream, cache, q, dtype=dtype, entry=entry)
 
 
-@pytest.mark.parametrize(("group", "head_dim"), list(itertools.product(GROUPS, [64, 80, 128, 256])))
+@pytest.mark.parametrize(("group", "head_dim"), list(itertools.product(GROUPS, HEAD_DIMS)))
 def test_every_group(stream, rng, entry, group, head_dim):
     cache = make_cache(rng, [54, 999, 17], head_dim=head_dim, num_kv_heads=2)
     q = random_half(rng, (3, 2 * group, head_dim), "float16")
@@ -59,7 +59,7 @@ def test_every_number_of_kv_heads(stream, rng, entry, num_kv_heads):
     check(stream, cache, q, entry=entry)
 
 
-@pytest.mark.parametrize("head_dim", [64, 128, 256])
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_every_length_in_one_batch(stream, rng, entry, head_dim):
     cache = make_cache(rng, KV_LENS, head_dim=head_dim, num_kv_heads=2)
     check(stream, cache, random_half(rng, (len(KV_LENS), 8, head_dim), "float16"), entry=entry)
@@ -129,7 +129,7 @@ def test_against_attention_that_was_never_quantised(stream, rng, entry, head_dim
     assert (got * wanted).sum() >= 0.9999 * np.linalg.norm(got) * np.linalg.norm(wanted)
 
 
-@pytest.mark.parametrize("head_dim", [64, 128, 256, 96])
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
 @pytest.mark.parametrize("q_len", [1, 2, 8])
 @pytest.mark.parametrize("window_left", [-1, 0, 100])
 def test_options_together(stream, rng, entry, head_dim, q_len, window_left):

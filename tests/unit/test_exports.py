@@ -14,7 +14,13 @@ import pytest
 import pyferrum_kv
 from pyferrum_kv import errors
 
-PUBLIC = ("pyferrum_kv", "pyferrum_kv.int8_kv", "pyferrum_kv.reference", "pyferrum_kv.driver")
+PUBLIC = (
+    "pyferrum_kv",
+    "pyferrum_kv.int8_kv",
+    "pyferrum_kv.half_kv",
+    "pyferrum_kv.reference",
+    "pyferrum_kv.driver",
+)
 
 
 @pytest.mark.parametrize("module", PUBLIC)

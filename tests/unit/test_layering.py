@@ -21,6 +21,7 @@ ROWS = {
     **dict.fromkeys(("driver", "bundle", "nvrtc"), 1),
     **dict.fromkeys(("loader", "virtual", "build", "reference"), 2),
     "int8_kv": 3,
+    "half_kv": 4,
     "__init__": 4,  # the public names
     **dict.fromkeys(("cli", "testing", "pytest_plugin"), 5),
     "__main__": 6,

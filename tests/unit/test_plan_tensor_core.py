@@ -40,12 +40,34 @@ def test_rows_decide_the_tile() -> None:
     assert plan(32, 4096, q=32, kv=2, head_dim=256).grid_dim[2] == 2
 
 
+@pytest.mark.parametrize(
+    ("head_dim", "places"), [(32, 264), (64, 264), (80, 264), (96, 264), (192, 132), (256, 132)]
+)
+def test_each_head_dim_has_an_entry_that_fills_the_device(head_dim: int, places: int) -> None:
+    for block_size, suffix in ((16, ""), (5, "_any_block")):
+        made = plan(1, 1 << 20, head_dim=head_dim, block_size=block_size)
+        assert made.entry == f"paged_decode_attention_int8_d{head_dim}{suffix}"
+        x, y, _ = made.grid_dim
+        most = 132 if head_dim == 64 and suffix else places
+        assert most - y < x * y <= most
+
+
+def test_channel_factors_take_row_tiles_of_four() -> None:
+    given = {"has_k_channel_factors": True}
+    assert plan(4, 4096, **given).entry.endswith("_d128")
+    assert plan(4, 4096, **given).grid_dim[2] == 1
+    wide = plan(4, 4096, q=64, kv=4, **given)
+    assert wide.entry.endswith("_d128")
+    assert wide.grid_dim[2] == 4
+    assert wide.shared_mem_bytes == plan(4, 4096, q=32, kv=4).shared_mem_bytes
+
+
 def test_blocks_that_hold_no_whole_tile_are_looked_up_token_by_token() -> None:
     assert plan(4, 4096, block_size=8).entry.endswith("_d128_any_block")
     assert plan(4, 4096, block_size=48).entry.endswith("_d128")
 
 
-@pytest.mark.parametrize("sizes", [{"head_dim": 96}, {"q_alignment": 4}, {"kv_alignment": 8}])
+@pytest.mark.parametrize("sizes", [{"head_dim": 112}, {"q_alignment": 4}, {"kv_alignment": 8}])
 def test_what_they_do_not_serve_goes_to_the_general_entry(sizes: dict[str, int]) -> None:
     assert plan(4, 4096, **sizes).entry == "paged_decode_attention_int8"
 

@@ -43,7 +43,7 @@ def decode_facts(
     return driver.launches[-1].facts
 
 
-@pytest.mark.parametrize("head_dim", [64, 128, 256])
+@pytest.mark.parametrize("head_dim", [32, 64, 96, 128, 192, 256])
 def test_decode_reads_each_code_once_and_in_whole_sectors(
     driver: VirtualDriver, ctx: CudaContext, rng: np.random.Generator, head_dim: int
 ) -> None:
@@ -54,7 +54,7 @@ def test_decode_reads_each_code_once_and_in_whole_sectors(
     assert all(line.sectors * SECTOR == line.num_bytes for line in codes)
 
 
-@pytest.mark.parametrize("head_dim", [64, 128, 256])
+@pytest.mark.parametrize("head_dim", [32, 64, 80, 96, 128, 192, 256])
 def test_decode_meets_no_bank_conflict_while_it_walks_the_tokens(
     driver: VirtualDriver, ctx: CudaContext, rng: np.random.Generator, head_dim: int
 ) -> None:

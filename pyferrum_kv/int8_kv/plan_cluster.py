@@ -1,0 +1,88 @@
+"""The plans of paged_decode_attention_int8_cluster_*: few sequences, cut over the CTAs of a cluster.
+
+Where batch_size * num_kv_heads is far below the number of SMs, a sequence must be cut, and for a
+short one the merge of its parts through global memory takes longer than reading it. The CTAs of a
+cluster merge in shared memory. Every sequence is cut into as many parts as a cluster has CTAs,
+however long it is: fit for one sequence, and for several as long as none takes long.
+
+132 SMs, 8 KV heads and 4 query heads to each:
+
+    batch 1   clusters of 16, 128 CTAs
+    batch 2   clusters of 8 where no sequence passes 4096 tokens; else the balanced plans
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyferrum_kv.int8_kv.plan import STATE_PADDING, Budget, DecodeEntry, DecodePlan, DecodeShape
+from pyferrum_kv.int8_kv.plan_tensor_core import PAIRED_ROWS, WARPS, refusal_of_shape
+
+STEP_TOKENS = 128
+ROWS = 8
+MAX_CLUSTER = 16
+MAX_CTA_TOKENS = 512
+"""With several sequences, what a CTA may have to fold of the longest one."""
+MAX_GRID_Z = 65535
+
+
+def cluster_ctas(shape: DecodeShape, num_sms: int) -> int:
+    """CTAs of a cluster: a power of two that leaves an SM to each, and each a step at least."""
+    clusters = max(shape.batch_size * shape.num_kv_heads * _row_tiles(shape), 1)
+    steps = -(-shape.max_visible // STEP_TOKENS)
+    most = min(MAX_CLUSTER, num_sms // clusters, steps)
+    return 1 << (most.bit_length() - 1) if most > 1 else 1
+
+
+def _row_tiles(shape: DecodeShape) -> int:
+    return -(-shape.num_rows // (PAIRED_ROWS if shape.has_k_channel_factors else ROWS))
+
+
+def _refusal(head_dim: int) -> Callable[[DecodeShape], str]:
+    def refuses(shape: DecodeShape) -> str:
+        why = refusal_of_shape(shape, head_dim)
+        if why:
+            return why
+        if shape.num_rows > ROWS:
+            return f"{shape.num_rows} query rows a KV head would read K and V more than once"
+        if shape.split_len:
+            return "a deterministic cut may not depend on the batch"
+        if shape.batch_size * _row_tiles(shape) > MAX_GRID_Z:
+            return f"batch_size * row tiles pass {MAX_GRID_Z}"
+        return ""
+
+    return refuses
+
+
+def _planner(head_dim: int) -> Callable[[str, DecodeShape, Budget, int], DecodePlan]:
+    def plan(entry: str, shape: DecodeShape, budget: Budget, num_splits: int) -> DecodePlan:
+        ctas = min(num_splits, MAX_CLUSTER) or cluster_ctas(shape, budget.num_sms)
+        rows = min(shape.num_rows, PAIRED_ROWS if shape.has_k_channel_factors else ROWS)
+        tokens = -(-shape.max_visible // ctas)
+        few = ctas > 1 and (shape.batch_size == 1 or tokens <= MAX_CTA_TOKENS)
+        return DecodePlan(
+            entry=entry,
+            grid_dim=(ctas, shape.num_kv_heads, max(shape.batch_size * _row_tiles(shape), 1)),
+            block_dim=(32 * WARPS, 1, 1),
+            shared_mem_bytes=4 * (WARPS + 1) * rows * (head_dim + STATE_PADDING),
+            num_splits=ctas,
+            split_len=0,
+            workspace_floats=0,
+            num_counters=0,
+            programmatic=True,
+            cluster_dim=(ctas, 1, 1),
+            reason=f"tensor cores, each sequence over a cluster of {ctas} CTAs",
+            unfit=""
+            if few
+            else f"{ctas} CTAs a sequence, {tokens} tokens each, for one or few only",
+        )
+
+    return plan
+
+
+CLUSTER: tuple[DecodeEntry, ...] = tuple(
+    DecodeEntry(
+        f"paged_decode_attention_int8_cluster_d{head_dim}", _refusal(head_dim), _planner(head_dim)
+    )
+    for head_dim in (64, 128, 256)
+)
