@@ -132,7 +132,7 @@ def _run_ninja(folder: Path, ninja_file: Path, say: Callable[[str], None]) -> li
             log.append(line.rstrip())
             status = re.match(r"\[(\d+)/(\d+), ([\d.]+) s\].*?([\w.]+)$", log[-1])
             if status:
-                say("  {} of {} steps, {} s: {}".format(*status.groups()))
+                say("  {} of {} steps, {} s: {:.90}".format(*status.groups()))
     return log
 
 
