@@ -8,8 +8,8 @@ caches of their own, blocks in random order, so that a replay passes over more t
 Subjects take turns; device time a call is the replay's over its calls, the median of the rounds.
 `limit` is a kernel that only reads as many bytes, codes and scales, contiguously; the best of four
 grids. Peers that are not installed, do not compile, do not serve a shape or compute something else
-are named with the reason. Figures go to FILE as they come; `python -m benchmarks.plot_decode FILE`
-draws them.
+are named with the reason. Figures go to FILE as they come, and pictures of them to FOLDER at the
+end; `python -m benchmarks.plot_decode FILE` draws them again.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from benchmarks.decode_report import Report, head, line, tail
 from benchmarks.decode_shapes import BY_NAME, HEAT_HEAD_DIMS, SETS, Shape, chosen, heat_map
 from benchmarks.decode_torch import TorchMemory
 from benchmarks.machine import in_words, machine, open_gpu
+from benchmarks.plot_decode import NoMatplotlib, draw
 from benchmarks.replay import in_turn
 from pyferrum_kv import CudaContext
 
@@ -61,11 +62,11 @@ def main() -> int:
     for text in tail(report.rows):
         say(text)
     say(f"figures in {args.json}")
-    if args.pictures:
-        from benchmarks.plot_decode import draw
-
-        for path in draw(report.data, args.pictures):
+    try:
+        for path in draw(report.data, args.pictures or args.json.parent):
             say(f"picture in {path}")
+    except NoMatplotlib as error:
+        say(f"no pictures: {error}")
     return 0
 
 
@@ -78,7 +79,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--peers", action="store_true", help="in every set but heat")
     parser.add_argument("--rounds", type=int, default=7, help=f"heat has {HEAT_ROUNDS} at most")
     parser.add_argument("--json", type=Path, default=JSON, metavar="FILE")
-    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="needs matplotlib")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="by default FILE's folder")
     parser.add_argument("--resume", action="store_true", help="keep what FILE has, do the rest")
     parser.add_argument("--heads", default="32/8", metavar="Q/KV", help="of the heat map")
     parser.add_argument(

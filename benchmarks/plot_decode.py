@@ -28,6 +28,10 @@ INK, GRID = "#333333", "#DDDDDD"
 BARS = {"goals": "decode_goals", "more": "decode_more", "blocks": "decode_blocks"}
 
 
+class NoMatplotlib(Exception):
+    """There is nothing to draw with; the text says what to install."""
+
+
 def draw(data: dict[str, Any], folder: Path) -> list[Path]:
     """Draw everything that there are rows for; the files written."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +55,7 @@ def _pyplot() -> Any:
     try:
         import matplotlib
     except ImportError as error:
-        raise SystemExit(
+        raise NoMatplotlib(
             f"plot_decode: {error}; pip install 'pyferrum-kv[bench]', or matplotlib"
         ) from error
     matplotlib.use("Agg")
@@ -188,7 +192,12 @@ def main() -> int:
     parser.add_argument("file", type=Path, metavar="FILE.json")
     parser.add_argument("folder", type=Path, nargs="?", help="by default the file's")
     args = parser.parse_args()
-    for path in draw(json.loads(args.file.read_text()), args.folder or args.file.parent):
+    try:
+        paths = draw(json.loads(args.file.read_text()), args.folder or args.file.parent)
+    except NoMatplotlib as error:
+        print(error, file=sys.stderr)
+        return 1
+    for path in paths:
         print(path)
     return 0
 

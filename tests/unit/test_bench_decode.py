@@ -217,7 +217,7 @@ def test_without_matplotlib_the_drawing_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     data = {"machine": {"device": "none"}, "rows": [row("g4_b64_2k", ours=70.0, limit=63.0)]}
-    with pytest.raises(SystemExit, match=r"pip install 'pyferrum-kv\[bench\]'"):
+    with pytest.raises(plot.NoMatplotlib, match=r"pip install 'pyferrum-kv\[bench\]'"):
         plot.draw(data, tmp_path)
 
 
