@@ -26,7 +26,7 @@ from benchmarks.decode_ours import Arena, Ours
 from benchmarks.decode_peers import WAYS
 from benchmarks.decode_peers_build import Absent, build
 from benchmarks.decode_report import Report, head, line, tail
-from benchmarks.decode_shapes import BY_NAME, HEAT_HEAD_DIMS, SETS, Shape, chosen, heat_map
+from benchmarks.decode_shapes import HEAT_HEAD_DIMS, SETS, Shape, chosen, heat_map, shape_name
 from benchmarks.decode_torch import TorchMemory
 from benchmarks.machine import in_words, machine, open_gpu
 from benchmarks.plot_decode import NoMatplotlib, draw
@@ -72,7 +72,7 @@ def main() -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Time paged_decode_attention_int8.")
-    parser.add_argument("shapes", nargs="*", choices=[[], *BY_NAME], metavar="SHAPE")
+    parser.add_argument("shapes", nargs="*", type=shape_name, metavar="SHAPE")
     parser.add_argument(
         "--set", action="append", choices=[*SETS, "heat", "all"], default=[], dest="sets"
     )

@@ -22,7 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.decode_shapes import BY_NAME, SETS, Shape, chosen
+from benchmarks.decode_shapes import SETS, Shape, chosen, shape_name
 
 FAILED = "failed.txt"
 FLASHINFER_HEAD_DIMS = (64, 128, 256)
@@ -168,7 +168,7 @@ def _flashinfer(module: str) -> Any:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("shapes", nargs="*", choices=[[], *BY_NAME], metavar="SHAPE")
+    parser.add_argument("shapes", nargs="*", type=shape_name, metavar="SHAPE")
     parser.add_argument("--set", nargs="*", choices=list(SETS), default=[], dest="sets")
     args = parser.parse_args()
     sets = args.sets or ([] if args.shapes else ["goals"])

@@ -29,9 +29,11 @@ class Report:
         self.data: dict[str, Any] = {"machine": facts, "rows": [], "crashed": []}
         if resume and path and path.exists():
             self.data |= json.loads(path.read_text())
-            if self._trying and self._trying.exists():
+        if self._trying and self._trying.exists():
+            if resume:
                 self.data["crashed"].append(json.loads(self._trying.read_text()))
-                self._trying.unlink()
+                self.save()
+            self._trying.unlink()
 
     @property
     def rows(self) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ Names: query heads to a KV head (mha: 1), head_dim unless 128, sequences, tokens
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -114,6 +115,13 @@ SETS: dict[str, tuple[Shape, ...]] = {
     "growth": tuple(_growth()),
 }
 BY_NAME = {shape.name: shape for shapes in SETS.values() for shape in shapes}
+
+
+def shape_name(text: str) -> str:
+    """The name of a shape, as an argument of a command."""
+    if text not in BY_NAME:
+        raise argparse.ArgumentTypeError(f"no shape {text}; wanted one of {', '.join(BY_NAME)}")
+    return text
 
 
 def heat_map(head_dim: int, heads: str = "32/8") -> list[Shape]:

@@ -61,7 +61,7 @@ def _pyplot() -> Any:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    pyplot.rcParams |= {
+    style = {
         "font.size": 10,
         "text.color": INK,
         "axes.labelcolor": INK,
@@ -72,6 +72,7 @@ def _pyplot() -> Any:
         "xtick.color": INK,
         "ytick.color": INK,
     }
+    pyplot.rcParams.update(style)
     return pyplot
 
 

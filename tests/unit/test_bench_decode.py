@@ -75,6 +75,17 @@ def test_shapes_and_sets_are_chosen_once_each() -> None:
     assert len(picked) == len(set(picked)) == len(shapes.SETS["goals"] + shapes.SETS["more"])
 
 
+def test_commands_take_sets_and_shapes_and_name_what_there_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    args = bench.parse(["g4_b1_1k", "--set", "blocks", "--set", "heat", "--head-dim", "96"])
+    assert (args.shapes, args.sets, args.head_dims) == (["g4_b1_1k"], ["blocks", "heat"], [96])
+    assert bench.parse([]).head_dims == list(shapes.HEAT_HEAD_DIMS)
+    with pytest.raises(SystemExit):
+        bench.parse(["g4_b1_2k"])
+    assert "no shape g4_b1_2k; wanted one of g4_b1_1k, " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "limit", "part"),
     [
@@ -164,7 +175,17 @@ def test_a_report_goes_on_where_a_process_ended(tmp_path: Path) -> None:
     assert again.has("goals", shape)
     assert again.crashed("XQA fp8", shapes.BY_NAME["g4_b1_8k"])
     assert not again.crashed("XQA fp8", shape)
+    third = reports.Report(path, {}, resume=True)  # the note is gone, what it said is kept
+    assert third.crashed("XQA fp8", shapes.BY_NAME["g4_b1_8k"])
     assert reports.Report(path, {}).rows == []
+
+
+def test_a_process_may_end_before_its_first_figures(tmp_path: Path) -> None:
+    path, shape = tmp_path / "r.json", shapes.BY_NAME["g4_b1_1k"]
+    reports.Report(path, {}).trying("XQA fp8", shape)
+    assert reports.Report(path, {}, resume=True).crashed("XQA fp8", shape)
+    reports.Report(path, {}).trying("XQA fp8", shape)
+    assert not reports.Report(path, {}).crashed("XQA fp8", shape)  # a new start knows nothing of it
 
 
 @pytest.mark.parametrize("kv_lens", [(64, 64), (33, 1, 64)])
