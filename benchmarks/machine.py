@@ -9,13 +9,17 @@ from importlib import metadata
 from typing import Any
 
 from pyferrum_kv import CudaContext
+from pyferrum_kv.errors import DriverNotFound
 
 
 def open_gpu() -> CudaContext:
     """Open device 0 of the real driver; a time on the virtual device would mean nothing."""
     if os.environ.get("PYFERRUM_KV_DRIVER", "cuda") != "cuda":
         sys.exit("benchmarks measure a GPU: unset PYFERRUM_KV_DRIVER")
-    return CudaContext.new(0, driver="cuda")
+    try:
+        return CudaContext.new(0, driver="cuda")
+    except DriverNotFound as error:
+        sys.exit(f"benchmarks measure a GPU: {str(error).splitlines()[0]}")
 
 
 def machine(ctx: CudaContext) -> dict[str, Any]:
