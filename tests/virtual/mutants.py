@@ -106,7 +106,7 @@ def families() -> Iterator[tuple[str, str, DecodeShape]]:
     bundle = PtxBundle.default()
     for family in ENTRIES:
         name = family.entry("float16")
-        for head_dim in (32, 64, 128, 256):
+        for head_dim in (32, 64, 80, 96, 128, 192, 256):
             for num_q_heads in (4, 32):
                 shape = DecodeShape(len(KV_LENS), num_q_heads, 2, head_dim, 16, max(KV_LENS))
                 served = not family.refuses(shape) and name in bundle.entries
