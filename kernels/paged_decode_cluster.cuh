@@ -36,15 +36,25 @@ DEVICE void paged_decode_attention_cluster(PAGED_DECODE_PARAMS(half_t)) {
     const i32 first_row = ((i32)blockIdx.z - sequence * row_tiles) * tile_rows;
     const i32 q_head = kv_head * q_per_kv;
     const i32 kv_len = kv_lens ? max(__ldg(kv_lens + sequence), 0) : max_kv_len;
+    constexpr i32 STEP_LOG2 = 7;
+    const u32 rank = cluster_rank(), ranks = cluster_size();
+    BlockDivider blocks;
+    blocks.init(block_size);
+    const i32* table = block_table + sequence * block_table_stride;
+    {  // where the table will be read if the length is all that it may be: asked for beside the length, not after it
+        const i32 steps = (max_kv_len + (1 << STEP_LOG2) - 1) >> STEP_LOG2;
+        const i32 guess = min((i32)((u32)steps * rank / ranks) << STEP_LOG2, max(max_kv_len - 1, 0));
+        i32 block, block_offset;
+        blocks.divide(guess, block, block_offset);
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(table + block));
+    }
 
     // this CTA's share of the visible steps
     const Team team = {0, warp, WARPS};
-    constexpr i32 STEP_LOG2 = 7;
     const i32 visible = min(kv_len, max_kv_len);
     const i32 first_visible = window_left < 0 ? 0 : max(visible - q_len - window_left, 0);
     const i32 first_step = first_visible >> STEP_LOG2;
     const i32 steps = ((visible + (1 << STEP_LOG2) - 1) >> STEP_LOG2) - first_step;
-    const u32 rank = cluster_rank(), ranks = cluster_size();
     Piece piece;
     piece.sequence = sequence;
     piece.kv_len = visible;
@@ -56,10 +66,7 @@ DEVICE void paged_decode_attention_cluster(PAGED_DECODE_PARAMS(half_t)) {
     const RowLimits limits = {visible, q_len, window_left, q_per_kv, first_row, logit_softcap * LOG2_E,
                               alibi_slopes ? alibi_slopes + q_head : nullptr, k_channel_factors != nullptr};
     const PagedKv kv = {kv_block_stride, scale_block_stride, num_kv_heads, HEAD_DIM};
-    BlockDivider blocks;
-    blocks.init(block_size);
-    TileRows<true> rows = {kv, blocks, block_table + sequence * block_table_stride, token_codes, kv_head, num_blocks,
-                           first_visible, visible};
+    TileRows<true> rows = {kv, blocks, table, token_codes, kv_head, num_blocks, first_visible, visible};
     const i64 token = (i64)sequence * q_len;
     const half_t* q_rows = q + token * q_token_stride + q_head * q_head_stride;
     WarpTile<HEAD_DIM, 1> tile;

@@ -1,4 +1,4 @@
-"""The plans of paged_decode_attention_int8_cluster_*: few sequences, cut over the CTAs of a cluster.
+"""The plans of paged_decode_attention_int8_cluster_*: few sequences, each cut over a cluster.
 
 Where batch_size * num_kv_heads is far below the number of SMs, a sequence must be cut, and for a
 short one the merge of its parts through global memory takes longer than reading it. The CTAs of a
@@ -7,8 +7,10 @@ however long it is: fit for one sequence, and for several as long as none takes 
 
 132 SMs, 8 KV heads and 4 query heads to each:
 
-    batch 1   clusters of 16, 128 CTAs
-    batch 2   clusters of 8 where no sequence passes 4096 tokens; else the balanced plans
+    batch 1   clusters of 16, 128 CTAs, up to 16384 tokens
+    batch 2   clusters of 8, 128 CTAs, where no sequence passes 4096 tokens
+
+Longer ones are left to the plans that cut the whole batch evenly over all SMs.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from pyferrum_kv.int8_kv.plan_tensor_core import PAIRED_ROWS, WARPS, refusal_of_
 STEP_TOKENS = 128
 ROWS = 8
 MAX_CLUSTER = 16
-MAX_CTA_TOKENS = 512
-"""With several sequences, what a CTA may have to fold of the longest one."""
+MAX_CTA_TOKENS = 1024
+"""What a CTA may have to fold of the only sequence; half of it of the longest of several."""
 MAX_GRID_Z = 65535
 
 
@@ -59,7 +61,7 @@ def _planner(head_dim: int) -> Callable[[str, DecodeShape, Budget, int], DecodeP
         ctas = min(num_splits, MAX_CLUSTER) or cluster_ctas(shape, budget.num_sms)
         rows = min(shape.num_rows, PAIRED_ROWS if shape.has_k_channel_factors else ROWS)
         tokens = -(-shape.max_visible // ctas)
-        few = ctas > 1 and (shape.batch_size == 1 or tokens <= MAX_CTA_TOKENS)
+        few = ctas > 1 and tokens * min(shape.batch_size, 2) <= MAX_CTA_TOKENS
         return DecodePlan(
             entry=entry,
             grid_dim=(ctas, shape.num_kv_heads, max(shape.batch_size * _row_tiles(shape), 1)),

@@ -40,15 +40,15 @@ SPARE_WORKERS = 8
 
 
 def heads_and_workers(
-    shape: DecodeShape, row_tiles: int, places: int, least_heads: int
+    shape: DecodeShape, row_tiles: int, places: int, least: int, most: int = MAX_HEADS
 ) -> tuple[int, int]:
-    """KV heads of a CTA, from `least_heads` on, and workers; `places` CTAs run at a time."""
+    """KV heads of a CTA, `least` to `most`, and workers; `places` CTAs run at a time."""
     batch_size = max(shape.batch_size, 1)
-    heads = min(least_heads, 1 << (shape.num_kv_heads - 1).bit_length())
+    heads = min(least, 1 << (shape.num_kv_heads - 1).bit_length())
     while True:
         groups = -(-shape.num_kv_heads // heads)
         workers = max(places // (groups * row_tiles), 1)
-        if heads >= MAX_HEADS or heads >= shape.num_kv_heads or workers >= batch_size:
+        if heads >= most or heads >= shape.num_kv_heads or workers >= batch_size:
             break
         heads *= 2
     if workers > batch_size and workers % batch_size <= workers // SPARE_WORKERS:

@@ -1,4 +1,20 @@
-"""The plans of paged_decode_attention_int8_tma_*: Hopper's bulk copies, one CTA an SM."""
+"""The plans of paged_decode_attention_int8_tma_*: Hopper's bulk copies, one CTA an SM.
+
+The grid is (workers, head groups, row tiles), and worker w takes the w-th equal share of the batch,
+as in plan_tensor_core.py. Copies of less than BOX_BYTES are limited by their number, so a CTA takes
+as many KV heads as that needs, and no more: fewer heads leave more workers and smaller merges.
+
+A CTA owns its SM, so what it does at the ends of sequences is hidden by nobody: where a worker has
+several pieces, its warps form two groups that take them in turn. Left to the entries of
+plan_tensor_core.py are short sequences; batches that workers cut unevenly, unless each holds many;
+and what is over before the ring pays, less than LEAST_SM_BYTES an SM, and far more for tiles that
+leave fewer warps.
+
+132 SMs, 8 KV heads, 4 query heads to each, head_dim 128:
+
+    batch  32 of 4096     2 heads  4 groups  32 workers, a sequence each
+    batch 256 of 8192     2 heads  4 groups  33 workers, eight sequences to each, two groups of warps
+"""
 
 from __future__ import annotations
 
@@ -10,8 +26,14 @@ from pyferrum_kv.int8_kv.split import deterministic_num_splits
 
 TILE_TOKENS = 16
 PRODUCERS = 2
-LEAST_HEADS = 2
-"""Boxes of one head are too small: their number, not their bytes, would limit the copy engine."""
+BOX_BYTES = 256 * TILE_TOKENS
+"""Of a slab's K or V."""
+MANY_SEQUENCES = 4
+"""A worker that holds so many loses little at its two ends, which cut one."""
+LEAST_SEQUENCE = 2048
+LEAST_SM_BYTES = 1 << 20
+LEAST_SM_BYTES_WIDE = 16 << 20
+"""Where 8 warps and not 12 fold: head_dim 256, and 16 rows at a time."""
 SHARED_BYTES = 229_376
 """Of the 227 KiB that a CTA may have, less static shared memory."""
 MAX_SLOTS = 64  # as in kernels/decode_ring.cuh
@@ -25,12 +47,32 @@ def chunk_bytes(head_dim: int) -> int:
     return next(chunk for chunk in (128, 64, 32, 16, 8) if head_dim % chunk == 0)
 
 
+def groups_of(workers: int, batch_size: int, stripes: int) -> int:
+    """2 where a worker has several pieces, so that one group folds while the other finishes."""
+    return 1 if workers % max(batch_size, 1) == 0 or stripes % 2 else 2
+
+
+def _unfit(shape: DecodeShape, num_sms: int, consumers: int, workers: int) -> str:
+    batch_size = max(shape.batch_size, 1)
+    if shape.split_len:
+        return "a deterministic decode takes the same entry whatever the batch is"
+    if workers % batch_size and batch_size % workers and batch_size < MANY_SEQUENCES * workers:
+        return f"{workers} workers would cut {batch_size} sequences unevenly"
+    if shape.max_visible < LEAST_SEQUENCE:
+        return f"sequences of at most {shape.max_visible} tokens end before the ring pays"
+    token_bytes = 2 * shape.num_kv_heads * (shape.head_dim + 2)
+    sm_bytes = shape.batch_size * shape.max_visible * token_bytes // max(num_sms, 1)
+    least = LEAST_SM_BYTES if consumers > 8 else LEAST_SM_BYTES_WIDE
+    return f"{sm_bytes} bytes an SM; wanted {least}" if sm_bytes < least else ""
+
+
 def _planner(
     consumers: int, row_tile: int
 ) -> Callable[[str, DecodeShape, Budget, int], DecodePlan]:
     def plan(entry: str, shape: DecodeShape, budget: Budget, num_splits: int) -> DecodePlan:
         row_tiles = -(-shape.num_rows // row_tile)
-        heads, workers = heads_and_workers(shape, row_tiles, budget.num_sms, LEAST_HEADS)
+        heads = max(BOX_BYTES // (TILE_TOKENS * shape.head_dim), 2)
+        heads, workers = heads_and_workers(shape, row_tiles, budget.num_sms, heads, heads)
         steps = -(-shape.max_visible // TILE_TOKENS) * shape.batch_size
         workers = max(min(workers, steps), 1)
         if num_splits and not shape.split_len:
@@ -38,7 +80,7 @@ def _planner(
         if shape.split_len:  # the stripes decide the order of additions: from the model alone
             heads = 1
             workers = max(budget.num_sms // (shape.num_kv_heads * row_tiles), 1)
-        groups = -(-shape.num_kv_heads // heads)
+        head_groups = -(-shape.num_kv_heads // heads)
         floats_a_state = shape.num_kv_heads * shape.num_rows * (shape.head_dim + STATE_PADDING)
         if shape.split_len:
             num_splits = deterministic_num_splits(shape.max_kv_len, shape.split_len)
@@ -52,7 +94,7 @@ def _planner(
         depth = min((SHARED_BYTES - ALIGNMENT - exchange) // slab, MAX_SLOTS) // stripes
         return DecodePlan(
             entry=entry,
-            grid_dim=(workers, groups, row_tiles),
+            grid_dim=(workers, head_groups, row_tiles),
             block_dim=(32 * (consumers + PRODUCERS), 1, 1),
             shared_mem_bytes=ALIGNMENT + depth * stripes * slab + exchange,
             num_splits=num_splits,
@@ -62,8 +104,10 @@ def _planner(
             programmatic=True,
             reason=f"tensor cores fed by bulk copies, {heads} KV heads a CTA, {workers} workers for"
             f" {shape.batch_size} sequences",
+            unfit=_unfit(shape, budget.num_sms, consumers, workers),
             box_heads=heads,
             ring_depth=depth,
+            groups=groups_of(workers, shape.batch_size, stripes),
         )
 
     return plan

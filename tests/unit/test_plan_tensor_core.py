@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from pyferrum_kv.int8_kv.explain import explain
+from pyferrum_kv.int8_kv.explain import ENTRIES, explain
 from pyferrum_kv.int8_kv.plan import Budget, DecodePlan, DecodeShape
+from pyferrum_kv.int8_kv.plan_cluster import CLUSTER
+from pyferrum_kv.int8_kv.plan_tma import TMA
 
 H200 = Budget.reserved(132)
+EVERYWHERE = frozenset(entry.stem for entry in ENTRIES if entry not in (*CLUSTER, *TMA))
+"""What a device without Hopper's instructions has."""
 
 
 def plan(batch_size: int, max_kv_len: int, q: int = 32, kv: int = 8, **sizes: int) -> DecodePlan:
     sizes = {"head_dim": 128, "block_size": 16} | sizes
-    return explain(DecodeShape(batch_size, q, kv, max_kv_len=max_kv_len, **sizes), H200)
+    return explain(
+        DecodeShape(batch_size, q, kv, max_kv_len=max_kv_len, **sizes), H200, available=EVERYWHERE
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""When the entries that only Hopper runs are chosen, and how they are cut, from sizes alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyferrum_kv.int8_kv.explain import explain
+from pyferrum_kv.int8_kv.plan import Budget, DecodePlan, DecodeShape
+from pyferrum_kv.int8_kv.plan_tma import SHARED_BYTES, chunk_bytes
+
+H200 = Budget.reserved(132)
+DECODE = "paged_decode_attention_int8"
+
+
+def plan(
+    batch_size: int, max_kv_len: int, q: int = 32, kv: int = 8, entry: str = "", **sizes: int
+) -> DecodePlan:
+    sizes = {"head_dim": 128, "block_size": 16} | sizes
+    shape = DecodeShape(batch_size, q, kv, max_kv_len=max_kv_len, **sizes)
+    return explain(shape, H200, entry=entry)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "max_kv_len", "q", "kv", "family", "grid_dim"),
+    [
+        (1, 1024, 32, 8, "_cluster_d128", (8, 8, 1)),
+        (1, 8192, 32, 8, "_cluster_d128", (16, 8, 1)),
+        (2, 4096, 32, 8, "_cluster_d128", (8, 8, 2)),
+        (2, 8192, 32, 8, "_d128", (32, 8, 1)),
+        (1, 32768, 32, 8, "_d128", (33, 8, 1)),
+        (64, 2048, 32, 8, "_d128", (64, 4, 1)),
+        (128, 1024, 32, 8, "_d128", (128, 2, 1)),
+        (32, 4096, 64, 8, "_tma_d128", (32, 4, 1)),
+        (256, 8192, 32, 8, "_tma_d128", (33, 4, 1)),
+        (16, 4096, 32, 32, "_tma_d128", (8, 16, 1)),
+        (32, 4096, 32, 2, "_d128_rows16", (64, 2, 1)),
+        (256, 8192, 32, 2, "_d128_rows16", (132, 1, 1)),
+        (264, 32768, 32, 2, "_tma_d128_rows16", (132, 1, 1)),
+    ],
+)
+def test_who_serves_what(
+    batch_size: int,
+    max_kv_len: int,
+    q: int,
+    kv: int,
+    family: str,
+    grid_dim: tuple[int, int, int],
+) -> None:
+    made = plan(batch_size, max_kv_len, q, kv)
+    assert made.entry == DECODE + family
+    assert made.grid_dim == grid_dim
+
+
+def test_a_cluster_is_the_whole_of_grid_x_and_takes_no_workspace() -> None:
+    made = plan(1, 8192)
+    assert made.cluster_dim == (16, 1, 1)
+    assert made.workspace_floats == made.num_counters == 0
+
+
+def test_what_the_shared_memory_holds() -> None:
+    for head_dim, entry in ((64, "_tma_d64"), (128, "_tma_d128"), (256, "_tma_d256")):
+        for kv in (1, 2, 3, 8, 32, 128):
+            made = plan(300, 8192, 4 * kv, kv, DECODE + entry, head_dim=head_dim)
+            stripes = (made.block_dim[0] // 32 - 2) // made.box_heads
+            slab = 32 * (made.box_heads * head_dim + 2 * kv)
+            assert made.ring_depth >= 1
+            assert made.ring_depth * stripes <= 64
+            assert made.ring_depth * stripes * slab < made.shared_mem_bytes <= SHARED_BYTES
+            assert made.groups == 1 or stripes % 2 == 0
+
+
+def test_two_groups_of_warps_where_a_worker_has_several_pieces() -> None:
+    assert plan(256, 8192).groups == 2
+    assert plan(32, 4096, q=64).groups == 1
+
+
+def test_an_entry_asked_for_is_taken_though_another_would_be_quicker() -> None:
+    assert plan(64, 2048, entry=f"{DECODE}_tma_d128").entry == f"{DECODE}_tma_d128"
+    assert plan(64, 2048, entry=f"{DECODE}_cluster_d128").entry == f"{DECODE}_cluster_d128"
+    passed_over = dict(plan(64, 2048).passed_over)
+    assert "unevenly" in passed_over[f"{DECODE}_tma_d128"]
+    assert "for one or few only" in passed_over[f"{DECODE}_cluster_d128"]
+
+
+@pytest.mark.parametrize("sizes", [{"block_size": 8}, {"scale_alignment": 8}, {"kv_alignment": 8}])
+def test_what_the_copy_engine_cannot_take_goes_elsewhere(sizes: dict[str, int]) -> None:
+    assert "_tma_" not in plan(256, 8192, **sizes).entry
+
+
+def test_a_deterministic_decode_takes_one_entry_alone_and_in_any_batch() -> None:
+    for batch_size in (1, 2, 32, 256):
+        assert plan(batch_size, 8192, split_len=1024).entry == f"{DECODE}_d128"
+
+
+def test_a_row_of_a_box_is_the_widest_that_is_swizzled() -> None:
+    assert [chunk_bytes(n) for n in (256, 192, 128, 96, 80, 64)] == [128, 64, 128, 32, 16, 64]
