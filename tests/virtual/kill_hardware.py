@@ -60,7 +60,7 @@ def child(keys: list[str], stall_s: float) -> int:
                 got = run(context, mutant, shape)
             except DriverError as error:
                 _say("RESULT", mutant.key, error.name.removeprefix("CUDA_ERROR_").lower())
-                os._exit(0)  # nothing more can be done with this context, nor need be
+                break  # nothing more can be done with this context
             if mutant.fault == "none":
                 clean[mutant.entry] = got
             is_same = got == clean.get(mutant.entry)
@@ -104,8 +104,11 @@ class Runner:
         self, binary: str, take: Callable[[Outcome], None], *, workers: int, stall_s: float
     ) -> None:
         self.binary, self.take, self.stall_s = binary, take, stall_s
-        shown = subprocess.run([binary, "--help"], capture_output=True, text=True, check=True)
-        self.known_options = set(re.findall(r"--[a-z][\w-]+", shown.stdout))
+        if not os.access(binary, os.X_OK):  # some wheels carry it without its permission
+            raise SystemExit(f"{binary} cannot be run; chmod +x it, or name another")
+        self.known_options = set(re.findall(r"--[a-z][\w-]+", _said(binary, "--help")))
+        version = re.search(r"Version (\S+)", _said(binary, "--version"))
+        self.version = version[1] if version else "unknown"
         self.symbols = {mutant.symbol: mutant.key for mutant, _ in mutants()}
         self.live: set[int] = set()
         self.is_over = False
@@ -151,10 +154,16 @@ class Runner:
         me += ["--child", json.dumps(keys), "--stall", str(self.stall_s)]
         if task.tool == BARE:
             return me
-        chosen = [o for o in (*COMMON, *OPTIONS[task.tool]) if o.split()[0] in self.known_options]
-        port = 49152 + 16 * slot  # each instance listens on up to ten ports from here on
-        words = [word for option in chosen for word in option.split()]
-        return [self.binary, "--tool", task.tool, "--port", str(port), *words, *me]
+        # each instance listens on up to ten ports from its own on
+        options = (f"--port {49152 + 16 * slot}", *COMMON, *OPTIONS[task.tool])
+        chosen = [option.split() for option in options if option.split()[0] in self.known_options]
+        return [
+            self.binary,
+            "--tool",
+            task.tool,
+            *(word for words in chosen for word in words),
+            *me,
+        ]
 
     def _process(self, task: Task) -> Outcome:
         slot = self.slots.get()
@@ -189,6 +198,10 @@ class Runner:
                 size, since = now, time.monotonic()
             elif time.monotonic() - since > 5 * self.stall_s:
                 return
+
+
+def _said(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def _end(pid: int) -> None:

@@ -119,7 +119,9 @@ def hardware_columns(chosen: argparse.Namespace) -> int:
             told["device"] = outcome.device
             if tool == BARE:
                 told["result"] = outcome.results[key]
-            elif outcome.results[key] in ("hang", "crash"):
+                continue
+            told["sanitizer"] = runner.version
+            if outcome.results[key] in ("hang", "crash"):
                 told[tool] = [*outcome.reports[key], outcome.results[key]]
             else:
                 told[tool] = outcome.reports[key]

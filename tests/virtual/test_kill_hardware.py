@@ -16,10 +16,13 @@ SANITIZER = """\
 #!{python}
 import json, os, subprocess, sys, time
 if "--help" in sys.argv:
-    print("  --launch-timeout arg\\n  --print-limit arg (=100)\\n --show-backtrace arg")
+    print("  --launch-timeout arg\\n  --print-limit arg (=100)\\n --port arg")
+    raise SystemExit
+if "--version" in sys.argv:
+    print("NVIDIA (R) Compute Sanitizer\\nVersion 2099.1.0.0 (build 1)")
     raise SystemExit
 tool = sys.argv[sys.argv.index("--tool") + 1]
-known = {{"--tool", "--port", "--launch-timeout", "--print-limit", "--show-backtrace"}}
+known = {{"--tool", "--port", "--launch-timeout", "--print-limit"}}
 mine = sys.argv[1 : sys.argv.index(sys.executable)]
 assert {{word for word in mine if word.startswith("--")}} <= known, mine
 if tool == "memcheck" and os.environ.get("SLEEP"):
@@ -136,6 +139,7 @@ def test_hardware_columns_are_written_and_gone_on_with(sanitizer: str, tmp_path:
     row = json.loads(table.read_text())["broadcast:exited lanes"]["hardware"]
     assert (row["memcheck"], row["racecheck"]) == ([], [])
     assert "virtual" in row["device"]
+    assert row["sanitizer"] == "2099.1.0.0"
     assert row["result"] == "launch_failed"  # what the virtual device ends its context with
     status, said = run()
     assert (status, said.count("of memcheck to"), said.count("of synccheck to")) == (0, 0, 2)
@@ -149,6 +153,12 @@ def test_hardware_columns_are_written_and_gone_on_with(sanitizer: str, tmp_path:
     status, said = run("--again", "--tools", "racecheck", "--budget", "0.01")
     assert status == 1
     assert "run again to go on" in said
+
+
+def test_a_program_that_cannot_be_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "it").write_text("")
+    with pytest.raises(SystemExit, match="chmod"):
+        Runner(str(tmp_path / "it"), lambda _: None, workers=1, stall_s=1)
 
 
 @pytest.mark.slow
