@@ -15,12 +15,11 @@ WILD = 0x10
 FAR = 1 << 20  # past all the shared memory that an SM has
 
 
-def _launch(s: Session, entry: str, first: int, second: int, stream: Any = None) -> None:
-    """Queue one thread; that it faults is not known yet."""
+def _launch(s: Session, entry: str, first: int, second: int, function: Any = None) -> None:
+    """Queue one thread of an entry of FAULTS; that it faults is not known yet."""
     arguments = ((first, second), (ctypes.c_void_p, ctypes.c_void_p))
-    function = s.function(FAULTS, entry)
-    on = s.stream if stream is None else stream
-    s.ok(s.driver.cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, on, arguments, 0))
+    function = function or s.function(FAULTS, entry)
+    s.ok(s.driver.cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, s.stream, arguments, 0))
 
 
 def _memory(s: Session) -> int:
@@ -116,11 +115,10 @@ def check_a_fault_reaches_all_of_its_context(s: Session) -> None:
 def check_a_fault_in_a_graph_is_sticky(s: Session) -> None:
     """Capturing and launching the graph succeed; the synchronisation tells."""
     d = s.driver
-    pointer = _memory(s)
-    s.function(FAULTS, "copy")
-    mode = d.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+    pointer, function = _memory(s), s.function(FAULTS, "copy")
+    mode = d.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
     s.ok(d.cuStreamBeginCapture(s.stream, mode))
-    _launch(s, "copy", WILD, pointer)
+    _launch(s, "copy", WILD, pointer, function)
     graph = s.ok(d.cuStreamEndCapture(s.stream))
     s.ok(d.cuGraphLaunch(s.ok(d.cuGraphInstantiate(graph, 0)), s.stream))
     _stays(s, "ILLEGAL_ADDRESS")
