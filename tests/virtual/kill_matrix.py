@@ -39,6 +39,7 @@ from pyferrum_kv.virtual import VirtualDriver
 
 TABLE = Path(__file__).with_name("kill_matrix.json")
 Rows = dict[str, dict[str, Any]]
+LOGGED = 200_000  # characters of each process's output
 KEPT = ("hardware", "explained", "disagreement")  # columns that --write carries over
 
 
@@ -129,7 +130,7 @@ def hardware_columns(chosen: argparse.Namespace) -> int:
         if chosen.logs:
             Path(chosen.logs).mkdir(parents=True, exist_ok=True)
             with (Path(chosen.logs) / f"{tool}.log").open("a", encoding="utf-8") as log:
-                log.write(outcome.output)
+                log.write(f"{outcome.output[:LOGGED]}\n")
         found = sum(map(len, outcome.reports.values()))
         sys.stdout.write(
             f"{time.monotonic() - started:4.0f} s  {tool:9} {outcome.task.keys[0]}"
