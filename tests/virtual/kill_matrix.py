@@ -17,6 +17,7 @@ first was cut.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
 import json
 import os
@@ -60,6 +61,8 @@ def virtual_row(mutant: Mutant, shape: DecodeShape, clean: bytes | None) -> dict
         result = error.name.removeprefix("CUDA_ERROR_").lower()
     finally:
         driver.finish()
+    with contextlib.suppress(DriverError):  # of a context that is lost
+        context.close()
     row = {"deleted": mutant.text, "source": mutant.source} if mutant.text else {}
     return row | {"result": result, "virtual": sorted({r.kind for r in driver.reports})}
 
@@ -74,6 +77,7 @@ def virtual_table(entries: tuple[str, ...] = ()) -> Rows:
         if mutant.fault == "none":
             with CudaContext.new(0, driver=virtual_driver()) as context:
                 clean = run(context, mutant, shape)
+            context.close()
         rows[mutant.key] = virtual_row(mutant, shape, clean)
     return rows
 

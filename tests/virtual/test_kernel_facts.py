@@ -54,7 +54,9 @@ def decode_facts(
         )
         q = random_half(rng, (len(kv_lens), num_q_heads, dim), dtype)
         check(context.new_stream(), kv, q, dtype=dtype, entry=stem, num_splits=num_splits)
-        return driver.launches[-1].facts.lines
+        found = driver.launches[-1].facts.lines
+    context.close()
+    return found
 
 
 def lines(facts: list[LineFacts], text: str, file: str = "") -> list[LineFacts]:
@@ -154,7 +156,9 @@ def append_facts(head_dim: int, dtype: str, shift: int = 0) -> list[LineFacts]:
         slots = stream.clone_htod(np.arange(16, dtype=np.int32))
         int8_kv_cache_append(stream, k, k, Int8KvPools.allocate(stream, layout), slots)
         stream.synchronize()
-        return driver.launches[-1].facts.lines
+        found = driver.launches[-1].facts.lines
+    context.close()
+    return found
 
 
 @both_dtypes
