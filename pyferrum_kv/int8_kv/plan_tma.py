@@ -13,7 +13,7 @@ leave fewer warps.
 132 SMs, 8 KV heads, 4 query heads to each, head_dim 128:
 
     batch  32 of 4096     2 heads  4 groups  32 workers, a sequence each
-    batch 256 of 8192     2 heads  4 groups  33 workers, eight sequences to each, two groups of warps
+    batch 256 of 8192     2 heads  4 groups  33 workers, eight sequences to each, groups of warps
 """
 
 from __future__ import annotations

@@ -107,6 +107,56 @@ SHARED = (
 )
 """reverse(unsigned *x, unsigned count): one CTA of `count` threads, 4 * count dynamic bytes."""
 
+FAULTS = (
+    HEADER
+    + """
+.visible .entry copy(.param .u64 from, .param .u64 to)
+{
+    .reg .b32 %r<2>;
+    .reg .b64 %rd<3>;
+    ld.param.u64 %rd1, [from];
+    ld.param.u64 %rd2, [to];
+    ld.global.u32 %r1, [%rd1];
+    st.global.u32 [%rd2], %r1;
+    ret;
+}
+
+.visible .entry copy_wide(.param .u64 from, .param .u64 to)
+{
+    .reg .b32 %r<5>;
+    .reg .b64 %rd<3>;
+    ld.param.u64 %rd1, [from];
+    ld.param.u64 %rd2, [to];
+    ld.global.v4.u32 {%r1, %r2, %r3, %r4}, [%rd1];
+    st.global.v4.u32 [%rd2], {%r1, %r2, %r3, %r4};
+    ret;
+}
+
+.visible .entry through_shared(.param .u64 offset, .param .u64 to)
+{
+    .shared .align 16 .b8 room[64];
+    .reg .b32 %r<4>;
+    .reg .b64 %rd<3>;
+    ld.param.u64 %rd1, [offset];
+    ld.param.u64 %rd2, [to];
+    mov.u32 %r1, room;
+    cvt.u32.u64 %r2, %rd1;
+    add.s32 %r1, %r1, %r2;
+    st.shared.u32 [%r1], %r2;
+    ld.shared.u32 %r3, [%r1];
+    st.global.u32 [%rd2], %r3;
+    ret;
+}
+
+.visible .entry stop(.param .u64 unused, .param .u64 to)
+{
+    trap;
+    ret;
+}
+"""
+)
+"""copy(from, to) of a word, copy_wide of four, through_shared(offset, to), stop() by a trap."""
+
 _SCALARS = (("u8", "rs"), ("u16", "rs"), ("u32", "r"), ("u64", "rd"), ("f32", "f"), ("f64", "fd"))
 
 

@@ -169,13 +169,13 @@ def write(path: Path, outputs: dict[str, np.ndarray]) -> None:
 
 def read(path: Path) -> dict[str, tuple[str, np.ndarray]]:
     """Case name -> (fingerprint, output)."""
-    with np.load(path) as file:
-        ends = np.cumsum(file["sizes"])
-        found = {}
-        for i, name in enumerate(file["names"].tolist()):
-            part = file["data"][ends[i] - file["sizes"][i] : ends[i]]
-            values = part.view(f"<u{int(file['widths'][i])}").reshape(LANES, -1)
-            found[name] = (str(file["fingerprints"][i]), values)
+    with np.load(path) as file:  # which unpacks an array each time that it is asked for
+        columns = [file[c] for c in ("names", "fingerprints", "sizes", "widths")]
+        data = file["data"]
+    found, start = {}, 0
+    for name, fingerprint, size, width in zip(*(c.tolist() for c in columns), strict=True):
+        values = data[start : start + size].view(f"<u{width}").reshape(LANES, -1)
+        found[name], start = (fingerprint, values), start + size
     return found
 
 

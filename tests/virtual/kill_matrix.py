@@ -1,37 +1,47 @@
 """Which planted faults are seen: every barrier and wait of the shipped kernels deleted in turn.
 
-    python tests/virtual/kill_matrix.py --write                                 # virtual column
-    python tests/virtual/kill_matrix.py --compute-sanitizer /path/to/binary     # hardware columns
+    python tests/virtual/kill_matrix.py --write                        # the virtual device's column
+    python tests/virtual/kill_matrix.py --compute-sanitizer BINARY     # hardware's, on a GPU
+    python tests/virtual/kill_matrix.py --disagreements                # what has to be explained
+    python tests/virtual/kill_matrix.py --explain 'd64*:wait 5' 'why'  # writes it to these rows
 
-A mutant is one entry's PTX without one synchronising instruction, under a name of its own, so that
-compute-sanitizer names the mutant. The table is kill_matrix.json beside this file. On hardware all
-mutants run in one process a tool; those that fault run in one of their own, and those that the
-virtual device saw hang are left out. membar and fence are not deleted: neither the virtual device
-nor compute-sanitizer sees memory ordering.
+A mutant is one entry's PTX without one synchronising instruction, or on a bad input, under a name
+of its own, so that compute-sanitizer names the mutant. The table is kill_matrix.json beside this
+file. membar and fence are not deleted: neither side sees memory ordering as such.
+
+Hardware runs the mutants of a few entries, which have every wait that any entry has; the other rows
+say whose they share. The table is written after each process and a second run goes on where the
+first was cut.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fnmatch
 import json
-import re
-import subprocess
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from mutants import DecodeShape, Mutant, mutants, run
+from virtual.kill_hardware import BARE, TOOLS, Outcome, Runner, child, tasks_of
+from virtual.kill_verdict import disagreements
+from virtual.mutants import REPRESENTATIVES, DecodeShape, Mutant, mutants, run, stand_ins
 
 from pyferrum_kv import CudaContext
 from pyferrum_kv.errors import DriverError
 from pyferrum_kv.virtual import VirtualDriver
 
 TABLE = Path(__file__).with_name("kill_matrix.json")
-TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
-FAULTING = {"illegal_address", "misaligned", "use_after_free", "trap"}
-HANGING = {"timeout", "divergent_barrier"}
+Rows = dict[str, dict[str, Any]]
+LOGGED = 200_000  # characters of each process's output
+KEPT = ("hardware", "explained", "disagreement")  # columns that --write carries over
 
 
 def virtual_driver() -> VirtualDriver:
@@ -51,13 +61,15 @@ def virtual_row(mutant: Mutant, shape: DecodeShape, clean: bytes | None) -> dict
         result = error.name.removeprefix("CUDA_ERROR_").lower()
     finally:
         driver.finish()
+    with contextlib.suppress(DriverError):  # of a context that is lost
+        context.close()
     row = {"deleted": mutant.text, "source": mutant.source} if mutant.text else {}
     return row | {"result": result, "virtual": sorted({r.kind for r in driver.reports})}
 
 
-def virtual_table(entries: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+def virtual_table(entries: tuple[str, ...] = ()) -> Rows:
     """The virtual column of every mutant, or of the mutants of some entries."""
-    rows: dict[str, dict[str, Any]] = {}
+    rows: Rows = {}
     clean: bytes | None = None
     for mutant, shape in mutants():
         if entries and mutant.entry not in entries:
@@ -65,127 +77,162 @@ def virtual_table(entries: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
         if mutant.fault == "none":
             with CudaContext.new(0, driver=virtual_driver()) as context:
                 clean = run(context, mutant, shape)
+            context.close()
         rows[mutant.key] = virtual_row(mutant, shape, clean)
     return rows
 
 
-def read_table() -> dict[str, dict[str, Any]]:
-    rows: dict[str, dict[str, Any]] = json.loads(TABLE.read_text("utf-8"))
+def read_table(table: Path = TABLE) -> Rows:
+    rows: Rows = json.loads(table.read_text("utf-8"))
     return rows
 
 
-def write_table(rows: dict[str, dict[str, Any]]) -> None:
-    TABLE.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+def write_table(rows: Rows, table: Path = TABLE) -> None:
+    partial = table.with_suffix(".partial")
+    partial.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+    os.replace(partial, table)
 
 
 # --------------------------------------------------------------- hardware
 
 
-def child(keys: list[str]) -> int:
-    """Run mutants on the GPU and say what came out; under compute-sanitizer."""
-    results, clean = {}, {}
-    with CudaContext.new(0) as context:
-        for mutant, shape in mutants():
-            if mutant.key not in keys and mutant.fault != "none":
-                continue
-            try:
-                got = run(context, mutant, shape)
-            except DriverError as error:
-                results[mutant.key] = error.name.removeprefix("CUDA_ERROR_").lower()
-                break
-            clean.setdefault(mutant.entry, got)
-            results[mutant.key] = "same" if got == clean[mutant.entry] else "differs"
-    sys.stdout.write(f"RESULTS {json.dumps(results)}\n")
-    return 0
-
-
-def hardware_columns(binary: str, timeout_s: int) -> None:
-    """Fill in what compute-sanitizer says of each mutant."""
-    rows = read_table()
-    runnable = [k for k, row in rows.items() if not HANGING & set(row["virtual"])]
-    alone = [k for k in runnable if FAULTING & set(rows[k]["virtual"])]
-    groups = [[k for k in runnable if k not in alone], *([k] for k in alone)]
-    symbols = {mutant.symbol: mutant.key for mutant, _ in mutants()}
+def hardware_columns(chosen: argparse.Namespace) -> int:
+    """Fill in what the GPU and compute-sanitizer say; 0 when no column is missing."""
+    table, started = Path(chosen.table), time.monotonic()
+    rows = read_table(table if table.exists() else TABLE)
+    prints = {mutant.key: mutant.fingerprint for mutant, _ in mutants()}
+    stand_in = stand_ins()
+    entries = chosen.entries or ([] if chosen.all else list(REPRESENTATIVES))
+    runs = [key for key in rows if key in prints and (not entries or key.split(":")[0] in entries)]
     for key, row in rows.items():
-        row["hardware"] = {} if key in runnable else "not run: it would hang"
-    for tool in TOOLS:
-        for group in groups:
-            output = _sanitized(binary, tool, group, timeout_s)
-            found, results = _reports(output, symbols), _results(output)
-            for key in group:
-                rows[key]["hardware"][tool] = found.get(key, [])
-                if tool == "memcheck" and key in results:
-                    rows[key]["hardware"]["result"] = results[key]
-    write_table(rows)
+        told = row.get("hardware")
+        stale = chosen.again or not isinstance(told, dict) or told["ptx"] != prints.get(key)
+        if key in runs and stale:
+            row["hardware"] = {"ptx": prints[key]}
+        elif not isinstance(told, dict) and stand_in.get(key, key) != key:
+            row["hardware"] = f"as {stand_in[key]}"
 
+    def missing(tool: str) -> list[str]:
+        column = "result" if tool == BARE else tool
+        hung = [k for k in runs if tool != BARE and rows[k]["hardware"].get("result") == "hang"]
+        return [k for k in runs if column not in rows[k]["hardware"] and k not in hung]
 
-OPTIONS = {
-    "memcheck": (["--destroy-on-device-error", "kernel"],),
-    "racecheck": (["--racecheck-report", "all"],),
-    "synccheck": ([],),
-    # before 2025.4 initcheck knows global memory only, and has no such option
-    "initcheck": (["--initcheck-address-space", "all"], []),
-}
-
-
-def _sanitized(binary: str, tool: str, group: list[str], timeout_s: int) -> str:
-    """What compute-sanitizer writes about a group, with the first options that it understands."""
-    for options in OPTIONS[tool]:
-        command = [
-            *(binary, "--tool", tool, "--print-limit", "100000", *options),
-            *(sys.executable, __file__, "--child", json.dumps(group)),
-        ]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
-        output = done.stdout + done.stderr
+    def take(outcome: Outcome) -> None:
+        tool = outcome.task.tool
+        for key in outcome.reports:
+            told = rows[key]["hardware"]
+            told["device"] = outcome.device
+            if tool == BARE:
+                told["result"] = outcome.results[key]
+                continue
+            told["sanitizer"] = runner.version
+            if outcome.results[key] in ("hang", "crash"):
+                told[tool] = [*outcome.reports[key], outcome.results[key]]
+            else:
+                told[tool] = outcome.reports[key]
+        write_table(rows, table)
+        if chosen.logs:
+            Path(chosen.logs).mkdir(parents=True, exist_ok=True)
+            with (Path(chosen.logs) / f"{tool}.log").open("a", encoding="utf-8") as log:
+                log.write(f"{outcome.output[:LOGGED]}\n")
+        found = sum(map(len, outcome.reports.values()))
         sys.stdout.write(
-            f"{tool} {' '.join(options)}: {len(group)} mutants, exit {done.returncode}\n"
+            f"{time.monotonic() - started:4.0f} s  {tool:9} {outcome.task.keys[0]}"
+            f" ({len(outcome.reports)} of {len(outcome.task.keys)} run, {found} reports);"
+            f" {len(missing(tool))} of {tool} to go\n"
         )
-        if _results(output):
-            return output
-    raise SystemExit(f"{tool}: the mutants did not run:\n{output[-2000:]}")
+        if not outcome.reports:
+            sys.stdout.write(f"{outcome.output[-600:]}\n")
+        sys.stdout.flush()
+
+    write_table(rows, table)
+    kinds = {key: row["virtual"] for key, row in rows.items()}
+    until = started + chosen.budget
+    runner = Runner(chosen.compute_sanitizer, take, workers=chosen.workers, stall_s=chosen.stall)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended; the table has what was done"))
+    try:
+        in_time = runner.run(tasks_of(BARE, missing(BARE), kinds), until)
+        tools = [tool for tool in chosen.tools.split(",") if tool != BARE]
+        tasks = [task for tool in tools for task in tasks_of(tool, missing(tool), kinds)]
+        in_time = in_time and runner.run(tasks, until)
+    finally:
+        runner.close()
+    left = {tool: missing(tool) for tool in (BARE, *tools)}
+    for tool, keys in left.items():
+        if keys:
+            sys.stdout.write(f"{tool}: {len(keys)} missing: {', '.join(keys)[:400]}\n")
+    if not in_time:
+        sys.stdout.write(f"{chosen.budget:.0f} s are over; run again to go on\n")
+    return int(any(left.values()))
 
 
-def _results(output: str) -> dict[str, str]:
-    found = re.search(r"^RESULTS (.*)$", output, re.MULTILINE)
-    return json.loads(found[1]) if found else {}
+# ------------------------------------------------------------------- main
 
 
-def _reports(output: str, symbols: dict[str, str]) -> dict[str, list[str]]:
-    """compute-sanitizer's first lines, by the mutant that their blocks name."""
-    found: dict[str, set[str]] = {}
-    for block in re.split(r"^========= *$", output, flags=re.MULTILINE):
-        lines = [line.removeprefix("=========").strip() for line in block.splitlines()]
-        titles = [line for line in lines if line and not line.startswith(("at ", "by ", "COMPUTE"))]
-        for symbol, key in symbols.items():
-            if re.search(rf"\b{symbol}\b", block) and titles:
-                title = re.sub(r"0x[0-9a-f]+|\d+ hazards?|\d+ bytes?", "#", titles[0])
-                found.setdefault(key, set()).add(title[:90])
-    return {key: sorted(titles) for key, titles in found.items()}
+def tell_disagreements(rows: Rows) -> int:
+    """Print what is not explained, and what was run on another text; 1 if something is."""
+    prints = {mutant.key: mutant.fingerprint for mutant, _ in mutants()}
+    unexplained = 0
+    for key, row in rows.items():
+        told = row.get("hardware")
+        if isinstance(told, dict) and told["ptx"] != prints.get(key):
+            sys.stdout.write(f"{key}: hardware ran an earlier text\n")
+        for sentence in disagreements(row):
+            why = row.get("disagreement", "")
+            unexplained += not why
+            sys.stdout.write(f"{key}: {sentence}: {why or 'NOT EXPLAINED'}\n")
+    return int(unexplained > 0)
+
+
+def explain(rows: Rows, pattern: str, why: str) -> int:
+    """Write the reason to every disagreeing row whose key ends as the pattern says."""
+    found = [
+        k for k, row in rows.items() if disagreements(row) and fnmatch.fnmatch(k, f"*{pattern}")
+    ]
+    for key in found:
+        rows[key]["disagreement"] = why
+    sys.stdout.write(f"{len(found)} rows: {', '.join(found)}\n")
+    return int(not found)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--write", action="store_true", help="write the virtual column")
-    parser.add_argument("--compute-sanitizer", metavar="BINARY", help="write hardware's columns")
-    parser.add_argument("--timeout", type=int, default=240, help="seconds for each process")
-    parser.add_argument("--child", metavar="KEYS", help=argparse.SUPPRESS)
+    add = parser.add_argument
+    add("--write", action="store_true", help="write the virtual device's columns")
+    add("--compute-sanitizer", metavar="BINARY", help="write hardware's columns")
+    add("--disagreements", action="store_true", help="list them; 1 when one is not explained")
+    add("--explain", nargs=2, metavar=("PATTERN", "TEXT"), help="explain disagreements of rows")
+    add("--table", default=str(TABLE), help="another table; begun from the one here")
+    add("--tools", default=",".join(TOOLS), help=f"default: {','.join(TOOLS)}")
+    add("--entries", nargs="+", metavar="ENTRY", help="run the mutants of these entries")
+    add("--all", action="store_true", help="run the mutants of all entries")
+    add("--again", action="store_true", help="also what the table has already")
+    add("--workers", type=int, default=min(8, os.cpu_count() or 1), help="processes at once")
+    add("--stall", type=float, default=40, help="seconds that a mutant may take")
+    add("--budget", type=float, default=360, help="seconds for everything")
+    add("--logs", metavar="FOLDER", help="keep what compute-sanitizer wrote")
+    add("--child", metavar="KEYS", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.child:
-        return child(json.loads(chosen.child))
+        return child(json.loads(chosen.child), chosen.stall)
+    if unknown := set(chosen.tools.split(",")) - {BARE, *TOOLS}:
+        parser.error(f"--tools {','.join(unknown)}: wanted of {', '.join(TOOLS)}")
     if chosen.compute_sanitizer:
-        hardware_columns(chosen.compute_sanitizer, chosen.timeout)
-        return 0
-    rows, old = virtual_table(), read_table() if TABLE.exists() else {}
+        return hardware_columns(chosen)
+    rows = read_table(Path(chosen.table))
+    if chosen.disagreements:
+        return tell_disagreements(rows)
+    if chosen.explain:
+        status = explain(rows, *chosen.explain)
+        write_table(rows, Path(chosen.table))
+        return status
+    old, rows = rows, virtual_table(tuple(chosen.entries or ()))
     for key, row in rows.items():
         line = ", ".join(row["virtual"]) or "-"
         sys.stdout.write(f"{key:60} {row['result']:10} {line}\n")
-        for column in ("hardware", "explained"):
-            if column in old.get(key, {}):
-                row[column] = old[key][column]
+        row.update({c: old[key][c] for c in KEPT if c in old.get(key, {})})
     if chosen.write:
-        write_table(rows)
+        write_table(old | rows if chosen.entries else rows, Path(chosen.table))
     return 0
 
 

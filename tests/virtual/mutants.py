@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from virtual.mutant_inputs import APPEND, APPEND_INPUTS, BAD_INPUTS, KV_LENS, broadcast, decode
 
-import numpy as np  # noqa: E402
-from helpers.kv_cache import HostCache, make_cache  # noqa: E402
-
-from pyferrum_kv import CudaContext, CudaStream, LaunchConfig, PtxLoader  # noqa: E402
-from pyferrum_kv.bundle import PtxBundle  # noqa: E402
-from pyferrum_kv.int8_kv import (  # noqa: E402
-    Int8KvPools,
-    launch_decode,
-    paged_decode_attention_int8,
-)
-from pyferrum_kv.int8_kv.explain import ENTRIES, explain  # noqa: E402
-from pyferrum_kv.int8_kv.plan import DecodeShape  # noqa: E402
+from pyferrum_kv import CudaContext, PtxLoader
+from pyferrum_kv.bundle import PtxBundle
+from pyferrum_kv.int8_kv.explain import ENTRIES
+from pyferrum_kv.int8_kv.plan import DecodeShape
 
 WAIT = re.compile(
     r"^\s*(?:@!?%\w+\s+)?(?:bar\.sync|bar\.warp\.sync|barrier\.sync|cp\.async\.wait_\w+)\b[^;]*;",
     re.MULTILINE,
 )
-KV_LENS = [300, 37, 90]  # no multiples of a tile; several turns of each loop, several pieces a CTA
+REPRESENTATIVES = (
+    "paged_decode_attention_int8",
+    "paged_decode_attention_int8_d64_any_block",
+    "paged_decode_attention_int8_d128",
+    APPEND,
+    "broadcast",
+)
+"""Entries that are run on hardware unless all are asked for.
+
+The tensor-core entries are one template: every wait of theirs is a line that the any_block entry
+has too, by the same instruction, and differs in tile sizes alone. One of d64, with all of the
+waits, and one of d128, whose tiles are laid out otherwise, speak for the rest.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Mutant:
     fault: str
     ptx: str  # a module of this entry alone
     text: str = ""  # what was deleted
-    source: str = ""  # where that came from: "paged_decode.cuh:120"
+    source: str = ""  # where that came from: "decode_finish.cuh:50, from decode_finish.cuh:215"
 
     @property
     def key(self) -> str:
@@ -50,6 +52,17 @@ class Mutant:
     @property
     def symbol(self) -> str:
         return re.sub(r"\W", "_", f"{self.entry}__{self.fault}")
+
+    @property
+    def site(self) -> tuple[str, str]:
+        """(source line, instruction) of what is gone; registers have no names here."""
+        return self.source, re.sub(r"%\w+", "%", " ".join(self.text.split()))
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the instructions alone: lines of the source may move without changing it."""
+        kept = re.sub(r"^\s*(?:\.loc|\.file|//)[^\n]*\n", "", self.ptx, flags=re.MULTILINE)
+        return hashlib.sha256(kept.encode()).hexdigest()[:12]
 
 
 BROADCAST = """\
@@ -96,9 +109,14 @@ def sites(text: str) -> Iterator[tuple[str, re.Match[str], str]]:
     """(fault, place, source line) of every wait in an entry."""
     files = dict(re.findall(r'^\s*\.file\s+(\d+)\s+"[^"]*?([^"/]+)"', text, re.MULTILINE))
     for number, wait in enumerate(WAIT.finditer(text)):
-        located = re.findall(r"^\s*\.loc\s+(\d+)\s+(\d+)", text[: wait.start()], re.MULTILINE)
-        file, line = located[-1] if located else ("", "0")
-        yield f"wait {number}", wait, f"{files.get(file, '?')}:{line}"
+        located: list[str] = []
+        for line in reversed(text[: wait.start()].splitlines()):
+            found = re.match(r"\s*\.loc\s+(\d+)\s+(\d+)", line)
+            if found:  # lines that follow each other: what was inlined, and where it was called
+                located.append(f"{files.get(found[1], '?')}:{found[2]}")
+            elif located and line.strip():
+                break
+        yield f"wait {number}", wait, ", from ".join(located[:2]) or "?:0"
 
 
 def families() -> Iterator[tuple[str, str, DecodeShape]]:
@@ -130,102 +148,44 @@ def mutants() -> Iterator[tuple[Mutant, DecodeShape]]:
             yield Mutant(entry, fault, harmed, wait[0].strip(), source), shape
         for fault in BAD_INPUTS:
             yield Mutant(entry, fault, text), shape
+    bundle = PtxBundle.default()
+    text = entry_text(bundle.ptx(APPEND, "sm_80").decode(), APPEND)
+    for fault in APPEND_INPUTS:
+        yield Mutant(APPEND, fault, text), DecodeShape(1, 2, 2, 64, 16, 1)
     for fault in ("none", "exited lanes"):
         yield Mutant("broadcast", fault, BROADCAST), DecodeShape(1, 1, 1, 8, 1, 1)
 
 
+def stand_ins() -> dict[str, str]:
+    """Mutant -> the mutant of a representative with the same fault; itself where it is one.
+
+    The same fault is the same bad input, or the same instruction of the same line, in the same one
+    of the copies that the compiler made of the line.
+    """
+    copies: Counter[tuple[str, ...]] = Counter()
+    known: dict[tuple[str, ...], str] = {}
+    faults: dict[str, tuple[str, ...]] = {}
+    everyone = [mutant for mutant, _ in mutants()]
+    for mutant in everyone:
+        copies[(mutant.entry, *mutant.site)] += 1
+        copy = str(copies[(mutant.entry, *mutant.site)])
+        faults[mutant.key] = (*mutant.site, copy) if mutant.text else (mutant.fault,)
+        if mutant.entry in REPRESENTATIVES:
+            known.setdefault(faults[mutant.key], mutant.key)
+    return {m.key: m.key if m.entry in REPRESENTATIVES else known[faults[m.key]] for m in everyone}
+
+
 def run(context: CudaContext, mutant: Mutant, shape: DecodeShape) -> bytes:
-    """Decode with the mutant; the bytes of the output."""
+    """Launch the mutant on what its fault asks for; the bytes of the output."""
     entry, loader = mutant.entry, PtxLoader.of(context)
     renamed = mutant.ptx.replace(f".entry {entry}(", f".entry {mutant.symbol}(").replace(
         f"{entry}_param_", f"{mutant.symbol}_param_"
     )
     if entry == "broadcast":
-        return broadcast(context.new_stream(), renamed, mutant)
+        function = context.load_module(renamed).function(mutant.symbol)
+        return broadcast(context.new_stream(), function, 32 if mutant.fault == "none" else 20)
     signature = replace(loader.bundle.signature(entry), entry=mutant.symbol)
     module = context.load_module(renamed, signatures={mutant.symbol: signature})
     with patch.dict(loader._functions, {entry: module.function(mutant.symbol)}):
-        return BAD_INPUTS.get(mutant.fault, decode)(context.new_stream(), entry, shape)
-
-
-def broadcast(stream: CudaStream, ptx: str, mutant: Mutant) -> bytes:
-    """All 32 lanes take part, or 20."""
-    function = stream.context.load_module(ptx).function(mutant.symbol)
-    out, lanes = stream.alloc_zeros(32, np.uint32), 32 if mutant.fault == "none" else 20
-    stream.launch_builder(function).arg(out).arg(lanes).launch(LaunchConfig(1, 32))
-    return stream.clone_dtoh(out).tobytes()
-
-
-def cache_of(shape: DecodeShape) -> HostCache:
-    rng = np.random.default_rng(7)
-    return make_cache(
-        rng,
-        KV_LENS,
-        block_size=shape.block_size,
-        num_kv_heads=shape.num_kv_heads,
-        head_dim=shape.head_dim,
-    )
-
-
-def decode(
-    stream: CudaStream, entry: str, shape: DecodeShape, pools: Int8KvPools | None = None
-) -> bytes:
-    """Sequences cut in pieces, so that the merge is part of it."""
-    cache = cache_of(shape)
-    rng = np.random.default_rng(8)
-    size = (shape.batch_size, shape.num_q_heads, shape.head_dim)
-    q = stream.clone_htod(rng.standard_normal(size).astype(np.float16).ravel())
-    table, kv_lens = (stream.clone_htod(a.ravel()) for a in (cache.block_table, cache.kv_lens))
-    out = stream.alloc_zeros(len(q), np.float16)
-    paged_decode_attention_int8(
-        stream,
-        q,
-        pools or cache.to_device(stream),
-        table,
-        kv_lens,
-        out,
-        num_q_heads=shape.num_q_heads,
-        max_kv_len=shape.max_kv_len,
-        entry=entry,
-        num_splits=2 if entry == "paged_decode_attention_int8" else 0,  # others cut by CTAs
-    )
-    return stream.clone_dtoh(out).tobytes()
-
-
-def short_shared_memory(stream: CudaStream, entry: str, shape: DecodeShape) -> bytes:
-    """Half of the dynamic shared memory that the kernel was planned with."""
-
-    def halved(*arguments: Any, **options: Any) -> Any:
-        planned = explain(*arguments, **options)
-        return replace(planned, shared_mem_bytes=planned.shared_mem_bytes // 2)
-
-    with patch.object(launch_decode, "explain", halved):
-        return decode(stream, entry, shape)
-
-
-def bad_table_entry(stream: CudaStream, entry: str, shape: DecodeShape) -> bytes:
-    """The first block of the first sequence lies far outside the pool."""
-    cache = cache_of(shape)
-
-    def spoiled(_: DecodeShape) -> HostCache:
-        cache.block_table[0, 0] = 100_000
-        return cache
-
-    with patch(f"{__name__}.cache_of", spoiled):
-        return decode(stream, entry, shape)
-
-
-def unwritten_block(stream: CudaStream, entry: str, shape: DecodeShape) -> bytes:
-    """Pools that were allocated and never written."""
-    layout = cache_of(shape).layout
-    num_scales = layout.num_blocks * layout.block_size * layout.num_kv_heads
-    codes = [stream.alloc(num_scales * layout.head_dim, np.int8) for _ in "kv"]
-    scales = [stream.alloc(num_scales, np.float16) for _ in "kv"]
-    return decode(stream, entry, shape, Int8KvPools(layout, *codes, *scales))
-
-
-BAD_INPUTS: dict[str, Callable[[CudaStream, str, DecodeShape], bytes]] = {
-    "short shared memory": short_shared_memory,
-    "bad table entry": bad_table_entry,
-    "unwritten block": unwritten_block,
-}
+        fed = APPEND_INPUTS if entry == APPEND else BAD_INPUTS
+        return fed.get(mutant.fault, decode)(context.new_stream(), entry, shape)

@@ -17,7 +17,7 @@ from pyferrum_kv.virtual import VirtualDriver
 def test_the_virtual_driver_conforms(options):
     driver = VirtualDriver(**options)
     assert check_driver(driver, faults=True) == len(checks(faults=True))
-    assert all(report.kind == "illegal_address" for report in driver.reports)
+    assert {report.kind for report in driver.reports} == {"illegal_address", "misaligned", "trap"}
 
 
 @pytest.mark.gpu
@@ -39,6 +39,13 @@ class Forgetful:
         if name.startswith("cuMemset"):
             return lambda *_: (real.CUresult.CUDA_SUCCESS,)
         return getattr(self._driver, name)
+
+
+def test_checks_are_chosen_by_name():
+    names = ["check_a_trap_ends_the_context", "check_vector_add"]
+    assert check_driver(VirtualDriver(), only=names) == 2
+    with pytest.raises(ValueError, match="only names check_nothing"):
+        check_driver(VirtualDriver(), only=["check_nothing"])
 
 
 def test_a_driver_that_does_nothing_is_found_out():

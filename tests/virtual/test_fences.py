@@ -25,6 +25,7 @@ def test_a_decode_without_its_releasing_fence_is_a_race_between_ctas(entry: str)
         driver = VirtualDriver(on_report="collect")
         with CudaContext.new(0, driver=driver) as context:
             run(context, Mutant(entry, f"fence {number}", harmed), shape)
+        context.close()
         found["whole" if fence is None else f"without {number}"] = {r.kind for r in driver.reports}
     assert found.pop("whole") == set()
     assert {"cta_race"} in found.values(), found

@@ -1,8 +1,13 @@
-"""What the shipped kernels ask of memory, exactly: other numbers are another speed."""
+"""What the shipped kernels ask of memory, exactly: other numbers are another speed.
+
+Every decode entry is here, by the families that the planner knows: a new one needs a row in SHAPES.
+Lines are found by opcode and file, so that edits elsewhere in a kernel change nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -10,114 +15,167 @@ from helpers.decode import check
 from helpers.kv_cache import make_cache, random_half
 
 from pyferrum_kv import CudaContext
-from pyferrum_kv.int8_kv import (
-    Int8KvPools,
-    KvLayout,
-    copy_blocks,
-    int8_kv_cache_append,
-    int8_kv_cache_append_rotary,
-)
+from pyferrum_kv.int8_kv import Int8KvPools, KvLayout, int8_kv_cache_append
+from pyferrum_kv.int8_kv.explain import ENTRIES
 from pyferrum_kv.virtual import VirtualDriver
-from pyferrum_kv.virtual.metrics import LaunchFacts
+from pyferrum_kv.virtual.metrics import LineFacts
 
-SECTOR = 32
+SECTOR, TILE, NUM_KV_HEADS = 32, 16, 2
+GENERAL = "paged_decode_attention_int8"
+SHAPES = {  # stem -> (num_q_heads, head_dim, block_size)
+    f"{GENERAL}_d64_rows16": (32, 64, 16),
+    f"{GENERAL}_d64": (8, 64, 16),
+    f"{GENERAL}_d64_any_block": (8, 64, 5),
+    f"{GENERAL}_d128_rows16": (32, 128, 16),
+    f"{GENERAL}_d128": (8, 128, 16),
+    f"{GENERAL}_d128_any_block": (8, 128, 5),
+    f"{GENERAL}_d256": (8, 256, 16),
+    f"{GENERAL}_d256_any_block": (8, 256, 5),
+}
+TILES, RAGGED = (96, 48), (96, 40)
+every_family = pytest.mark.parametrize("stem", SHAPES)
+both_dtypes = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 
 
-@pytest.fixture
-def driver() -> VirtualDriver:
-    return VirtualDriver(metrics=True)
-
-
-@pytest.fixture
-def ctx(driver: VirtualDriver) -> Iterator[CudaContext]:
-    with CudaContext.new(0, driver=driver) as context:
-        yield context
-
-
+@cache
 def decode_facts(
-    driver: VirtualDriver, ctx: CudaContext, rng: np.random.Generator, head_dim: int
-) -> LaunchFacts:
-    cache = make_cache(rng, [96, 40], num_kv_heads=8, head_dim=head_dim)
-    q = random_half(rng, (2, 32, head_dim), "float16")
-    check(ctx.new_stream(), cache, q, entry=f"paged_decode_attention_int8_d{head_dim}")
-    return driver.launches[-1].facts
+    stem: str,
+    kv_lens: tuple[int, ...],
+    dtype: str = "float16",
+    head_dim: int = 0,
+    num_splits: int = 0,
+) -> list[LineFacts]:
+    """A decode that gives the right answer, counted; what is kept is small."""
+    num_q_heads, dim, block_size = SHAPES.get(stem, (8, head_dim, 16))
+    rng, driver = np.random.default_rng(3), VirtualDriver(metrics=True)
+    with CudaContext.new(0, driver=driver) as context:
+        kv = make_cache(
+            rng, list(kv_lens), block_size=block_size, num_kv_heads=NUM_KV_HEADS, head_dim=dim
+        )
+        q = random_half(rng, (len(kv_lens), num_q_heads, dim), dtype)
+        check(context.new_stream(), kv, q, dtype=dtype, entry=stem, num_splits=num_splits)
+        found = driver.launches[-1].facts.lines
+    context.close()
+    return found
 
 
-@pytest.mark.parametrize("head_dim", [32, 64, 96, 128, 192, 256])
-def test_decode_reads_each_code_once_and_in_whole_sectors(
-    driver: VirtualDriver, ctx: CudaContext, rng: np.random.Generator, head_dim: int
-) -> None:
-    facts = decode_facts(driver, ctx, rng, head_dim)
-    codes = [line for line in facts.lines if "L1::no_allocate" in line.ptx_text]
-    tokens = 96 + 48  # in tiles of 16
-    assert sum(line.num_bytes for line in codes) == 2 * tokens * 8 * head_dim
-    assert all(line.sectors * SECTOR == line.num_bytes for line in codes)
+def lines(facts: list[LineFacts], text: str, file: str = "") -> list[LineFacts]:
+    return [line for line in facts if text in line.ptx_text and line.cu_line.startswith(file)]
 
 
-@pytest.mark.parametrize("head_dim", [32, 64, 80, 96, 128, 192, 256])
-def test_decode_meets_no_bank_conflict_while_it_walks_the_tokens(
-    driver: VirtualDriver, ctx: CudaContext, rng: np.random.Generator, head_dim: int
-) -> None:
+def bank_conflicts(facts: list[LineFacts]) -> int:
+    return sum(line.bank_conflicts for line in facts)
+
+
+def num_bytes(found: Iterable[LineFacts]) -> int:
+    return sum(line.num_bytes for line in found)
+
+
+def sector_bytes(found: Iterable[LineFacts]) -> int:
+    return SECTOR * sum(line.sectors for line in found)
+
+
+def test_every_family_is_measured():
+    assert {family.stem for family in ENTRIES} == {*SHAPES, GENERAL}
+
+
+@both_dtypes
+@every_family
+def test_decode_reads_each_code_once_and_in_whole_sectors(stem: str, dtype: str) -> None:
+    codes = lines(decode_facts(stem, TILES, dtype), "L1::no_allocate")
+    wanted = 2 * sum(TILES) * NUM_KV_HEADS * SHAPES[stem][1]
+    assert (num_bytes(codes), sector_bytes(codes)) == (wanted, wanted)
+
+
+@every_family
+def test_decode_rounds_a_ragged_length_up_to_a_tile_and_no_further(stem: str) -> None:
+    codes = lines(decode_facts(stem, RAGGED), "L1::no_allocate")
+    tokens = sum(-(-n // TILE) * TILE for n in RAGGED)
+    wanted = 2 * tokens * NUM_KV_HEADS * SHAPES[stem][1]
+    assert num_bytes(codes) == wanted
+    assert sector_bytes(codes) <= wanted  # past the end it may read the last token again
+
+
+@both_dtypes
+@every_family
+def test_decode_reads_each_scale_once_and_the_table_once_a_tile(stem: str, dtype: str) -> None:
+    facts = decode_facts(stem, TILES, dtype)
+    scales = lines(facts, "ld.global.nc.u16")
+    assert num_bytes(scales) == 2 * 2 * sum(TILES) * NUM_KV_HEADS
+    table = lines(facts, "ld.global.nc.s32", "paged_decode_mma.cuh")
+    tiles = sum(TILES) // TILE * NUM_KV_HEADS
+    assert sum(line.requests for line in table) == sum(line.requests for line in scales) == tiles
+
+
+@both_dtypes
+@every_family
+def test_decode_writes_each_output_once(stem: str, dtype: str) -> None:
+    facts = decode_facts(stem, TILES, dtype)
+    num_q_heads, head_dim, _ = SHAPES[stem]
+    out = lines(facts, "st.global.v2.u32")
+    assert num_bytes(out) == 2 * len(TILES) * num_q_heads * head_dim
+
+
+@both_dtypes
+@every_family
+def test_decode_meets_no_bank_conflict_while_it_walks_the_tokens(stem: str, dtype: str) -> None:
     """Only the last fold, once a piece, is allowed any."""
-    facts = decode_facts(driver, ctx, rng, head_dim)
-    conflicts = {line.cu_line.split(":")[0] for line in facts.lines if line.bank_conflicts}
+    facts = decode_facts(stem, TILES, dtype)
+    conflicts = {line.cu_line.split(":")[0] for line in facts if line.bank_conflicts}
     assert conflicts <= {"decode_finish.cuh"}
+    assert bank_conflicts(facts) <= 3 * sum(
+        x.shared_requests for x in lines(facts, "st.shared.f32")
+    )
 
 
-@pytest.mark.parametrize("head_dim", [64, 128, 256])
-def test_append_reads_and_writes_whole_sectors(
-    driver: VirtualDriver, ctx: CudaContext, rng: np.random.Generator, head_dim: int
-) -> None:
-    layout, num_tokens = KvLayout(4, 16, 8, head_dim), 16
-    stream = ctx.new_stream()
-    k = stream.clone_htod(random_half(rng, (num_tokens, 8, head_dim), "float16").ravel())
-    slots = stream.clone_htod(np.arange(num_tokens, dtype=np.int32))
-    int8_kv_cache_append(stream, k, k, Int8KvPools.allocate(stream, layout), slots)
-    stream.synchronize()
-    facts = driver.launches[-1].facts
-    values = num_tokens * 8 * head_dim
-    halves = [line for line in facts.lines if line.num_bytes and "ld.global" in line.ptx_text]
-    read = [line for line in halves if line.num_bytes >= values]
-    assert sum(line.num_bytes for line in read) == 2 * 2 * values
-    assert sum(line.sectors for line in read) * SECTOR == 2 * 2 * values
-    stores = [line for line in facts.lines if "st.global" in line.ptx_text]
-    codes = [line for line in stores if line.num_bytes > 2 * 2 * num_tokens * 8]
-    assert sum(line.num_bytes for line in codes) == 2 * values
-    assert sum(line.sectors for line in codes) * SECTOR == 2 * values
-    assert facts.bank_conflicts == 0
+@pytest.mark.parametrize(
+    ("head_dim", "dtype"), [(64, "float16"), (64, "bfloat16"), (80, "float16"), (128, "float16")]
+)
+def test_general_decode_reads_each_further_code_once(head_dim: int, dtype: str) -> None:
+    """Tokens cost the sectors that their rows lie in and no more, for four query heads at once.
+
+    A warp's first and last turn, in which it reads ahead, are the same in both launches.
+    """
+    short, long = (
+        decode_facts(GENERAL, (n,), dtype, head_dim=head_dim, num_splits=1) for n in (128, 256)
+    )
+    cost = [sector_bytes(lines(facts, "ld.global.nc.v2", "row_tile")) for facts in (short, long)]
+    row = -(-head_dim // SECTOR) * SECTOR
+    assert cost[1] - cost[0] == 2 * 128 * NUM_KV_HEADS * row
+    assert bank_conflicts(short) == bank_conflicts(long)
 
 
-@pytest.mark.parametrize("head_dim", [64, 128, 256])
-def test_a_full_rotation_reads_each_element_once(
-    driver: VirtualDriver, ctx: CudaContext, rng: np.random.Generator, head_dim: int
-) -> None:
-    """Half-split pairs lie in the two chunks of one lane: nothing is read for a partner."""
-    layout, num_tokens = KvLayout(4, 16, 8, head_dim), 16
-    stream = ctx.new_stream()
-    k = stream.clone_htod(random_half(rng, (num_tokens, 8, head_dim), "float16").ravel())
-    q = stream.clone_htod(random_half(rng, (num_tokens, 16, head_dim), "float16").ravel())
-    tokens = stream.clone_htod(np.arange(num_tokens, dtype=np.int32))
-    cos_sin = stream.alloc_zeros(num_tokens * head_dim, np.float32)
-    pools = Int8KvPools.allocate(stream, layout)
-    int8_kv_cache_append_rotary(stream, k, k, pools, tokens, tokens, cos_sin, q=q, num_q_heads=16)
-    stream.synchronize()
-    lines = driver.launches[-1].facts.lines
-    vectors = [
-        line for line in lines if "ld.global" in line.ptx_text and ".v4.u32" in line.ptx_text
-    ]
-    assert sum(line.num_bytes for line in vectors) == 2 * num_tokens * (2 * 8 + 16) * head_dim
-    assert all(line.sectors * SECTOR == line.num_bytes for line in vectors)
+@cache
+def append_facts(head_dim: int, dtype: str, shift: int = 0) -> list[LineFacts]:
+    """16 tokens appended, `shift` elements after an aligned address."""
+    rng, driver = np.random.default_rng(3), VirtualDriver(metrics=True)
+    with CudaContext.new(0, driver=driver) as context:
+        stream, layout = context.new_stream(), KvLayout(4, 16, NUM_KV_HEADS, head_dim)
+        rows = random_half(rng, (16 * NUM_KV_HEADS * head_dim + shift,), dtype)
+        k = stream.clone_htod(rows)[shift:]
+        slots = stream.clone_htod(np.arange(16, dtype=np.int32))
+        int8_kv_cache_append(stream, k, k, Int8KvPools.allocate(stream, layout), slots)
+        stream.synchronize()
+        found = driver.launches[-1].facts.lines
+    context.close()
+    return found
 
 
-def test_copied_blocks_are_moved_in_whole_sectors(
-    driver: VirtualDriver, ctx: CudaContext, rng: np.random.Generator
-) -> None:
-    layout = KvLayout(4, 16, 8, 128)
-    stream = ctx.new_stream()
-    pools = Int8KvPools.allocate(stream, layout)
-    copy_blocks(stream, pools, stream.clone_htod(np.array([0, 2, 3, 1], np.int32)))
-    stream.synchronize()
-    vectors = [line for line in driver.launches[-1].facts.lines if ".v4.u32" in line.ptx_text]
-    moved = 2 * (layout.total_bytes // layout.num_blocks)
-    assert sum(line.num_bytes for line in vectors) == 2 * moved
-    assert sum(line.sectors for line in vectors) * SECTOR == 2 * moved
+@both_dtypes
+@pytest.mark.parametrize("head_dim", [64, 80, 128, 256])
+def test_append_reads_and_writes_whole_sectors_once(head_dim: int, dtype: str) -> None:
+    facts = append_facts(head_dim, dtype)
+    values = 16 * NUM_KV_HEADS * head_dim
+    rows = lines(facts, "ld.global.nc.v4.u32")
+    assert (num_bytes(rows), sector_bytes(rows)) == (4 * values, 4 * values)
+    codes = lines(facts, "st.global.v2.u32")
+    assert (num_bytes(codes), sector_bytes(codes)) == (2 * values, 2 * values)
+    assert num_bytes(lines(facts, "st.global.u16")) == 2 * 2 * 16 * NUM_KV_HEADS
+    assert not lines(facts, "shared")
+
+
+@both_dtypes
+def test_append_of_unaligned_rows_reads_each_element_once(dtype: str) -> None:
+    facts = append_facts(128, dtype, shift=1)
+    assert num_bytes(lines(facts, "ld.global.nc.u16")) == 4 * 16 * NUM_KV_HEADS * 128
+    assert num_bytes(lines(facts, "ld.global.nc.v4.u32")) == 0

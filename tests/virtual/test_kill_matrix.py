@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from collections import Counter
+from typing import get_args
 
 import pytest
+from virtual import kill_matrix
+from virtual.kill_verdict import NO_TOOL, TOOL_OF, disagreements
+from virtual.mutants import REPRESENTATIVES, mutants, stand_ins
 
-sys.path.insert(0, str(Path(__file__).parent))
+from pyferrum_kv.virtual.report import ReportKind
 
-import kill_matrix
-
-ENTRIES = ("paged_decode_attention_int8", "paged_decode_attention_int8_d64_any_block", "broadcast")
+ENTRIES = tuple(entry for entry in REPRESENTATIVES if not entry.endswith("_d128"))
 """Run here: together they have every wait that any entry has. The table has them all."""
 
 
@@ -48,36 +49,72 @@ def test_whatever_is_not_reported_is_explained():
     assert not silent
 
 
-SANITIZER_OUTPUT = """\
-========= COMPUTE-SANITIZER
-========= Error: Race reported between Write access at decode__wait_1+0x1f0 in tile.cuh:97
-=========     and Read access at decode__wait_1+0x2a0 in tile.cuh:101 [96 hazards]
-=========
-========= Invalid __global__ read of size 4 bytes
-=========     at decode__wait_12+0x40 in tile.cuh:50
-=========     by thread (0,0,0) in block (0,0,0)
-=========     Address 0x7f0000000000 is out of bounds
-=========
-RESULTS {"decode:wait 1": "same"}
-"""
+def test_each_wait_is_run_on_hardware_by_some_entry():
+    everyone = [mutant for mutant, _ in mutants()]
+    run = {mutant.site for mutant in everyone if mutant.entry in REPRESENTATIVES}
+    assert {mutant.site for mutant in everyone} == run
+    assert set(stand_ins()) == {mutant.key for mutant in everyone}
+    assert set(stand_ins().values()) <= {m.key for m in everyone if m.entry in REPRESENTATIVES}
 
 
-def test_reports_of_compute_sanitizer_find_their_mutant():
-    symbols = {"decode__wait_1": "decode:wait 1", "decode__wait_12": "decode:wait 12"}
-    found = kill_matrix._reports(SANITIZER_OUTPUT, symbols)
-    assert [len(found[key]) for key in symbols.values()] == [1, 1]
-    assert found["decode:wait 1"][0].startswith("Error: Race reported")
-    assert found["decode:wait 12"] == ["Invalid __global__ read of size #"]
-    assert kill_matrix._results(SANITIZER_OUTPUT) == {"decode:wait 1": "same"}
+def test_who_stands_in_has_the_same_verdict():
+    rows = kill_matrix.read_table()
+    other = [
+        (key, stand_in)
+        for key, stand_in in stand_ins().items()
+        if any(rows[key][column] != rows[stand_in][column] for column in ("result", "virtual"))
+    ]
+    assert not other
+
+
+def test_every_bad_input_is_in_the_table():
+    faults = Counter(key.split(":")[1] for key in kill_matrix.read_table())
+    for fault in ("short shared memory", "bad table entry", "unwritten block"):
+        assert faults[fault] == faults["none"] - 2  # all but append and broadcast
+    assert {faults[f] for f in ("exited lanes", "bad slot", "unwritten rows")} == {1}
+
+
+def test_every_kind_of_report_has_a_tool_or_none():
+    assert TOOL_OF.keys() | NO_TOOL == set(get_args(ReportKind))
+    assert not TOOL_OF.keys() & NO_TOOL
+
+
+@pytest.mark.parametrize(
+    ("virtual", "hardware", "sentences"),
+    [
+        (["race"], {"racecheck": ["Error: Race"], "memcheck": []}, 0),
+        (["race"], {"racecheck": []}, 1),
+        ([], {"racecheck": ["Error: Race"], "initcheck": ["Uninitialized"]}, 2),
+        (["race"], {"memcheck": []}, 0),  # racecheck has not run yet
+        (["cta_race"], {"racecheck": [], "memcheck": []}, 0),
+        (["illegal_address"], {"memcheck": ["Invalid"], "racecheck": ["Race"]}, 1),
+        (["race"], "as another", 0),
+    ],
+)
+def test_a_disagreement_is_one_of_a_tool(virtual, hardware, sentences):
+    assert len(disagreements({"virtual": virtual, "hardware": hardware})) == sentences
 
 
 def test_hardware_and_the_virtual_device_agree_or_the_table_says_why():
-    disagreeing = []
-    for key, row in kill_matrix.read_table().items():
-        hardware = row.get("hardware")
-        if not isinstance(hardware, dict):
-            continue
-        seen = any(hardware.get(tool) for tool in kill_matrix.TOOLS)
-        if seen != bool(row["virtual"]) and not row.get("explained"):
-            disagreeing.append(key)
-    assert not disagreeing
+    silent = {
+        key: disagreements(row)
+        for key, row in kill_matrix.read_table().items()
+        if disagreements(row) and not row.get("disagreement")
+    }
+    assert not silent, "python tests/virtual/kill_matrix.py --explain PATTERN TEXT"
+
+
+def test_nothing_is_explained_that_agrees():
+    rows = kill_matrix.read_table()
+    assert not [k for k, row in rows.items() if "disagreement" in row and not disagreements(row)]
+
+
+def test_a_reason_goes_to_the_rows_that_disagree():
+    rows = {
+        "d64:wait 1": {"virtual": ["race"], "hardware": {"racecheck": []}},
+        "d64:wait 2": {"virtual": ["race"], "hardware": {"racecheck": ["Race"]}},
+        "d64:wait 3": {"virtual": [], "hardware": {"racecheck": ["Race"]}},
+    }
+    assert kill_matrix.explain(rows, "wait [12]", "why") == 0
+    assert [row.get("disagreement") for row in rows.values()] == ["why", None, None]
+    assert kill_matrix.explain(rows, "wait 2", "why") == 1

@@ -75,3 +75,32 @@ def test_facts_do_not_depend_on_chunks() -> None:
     facts = [(r.facts.instructions, r.facts.sectors, r.facts.bank_conflicts) for r in runs]
     assert len(set(facts)) == 1
     assert facts[0][1:] == (8 * 8, 16)
+
+
+@pytest.mark.parametrize(
+    ("body", "text", "facts"),
+    [
+        # lanes 0 to 7 of each warp, one sector each of a store of 4 bytes a lane
+        ("setp.lt.u32 p, w8, 8; @p st.global.u32 [x0], t; ret;", "st.global", (2, 64, 2)),
+        ("st.global.v2.u32 [x1], {t, t}; ret;", "st.global", (2, 512, 16)),
+        # words that straddle: 16-byte rows of 48 bytes, each in one sector of its own
+        ("mul.wide.u32 x2, t, 48; add.u64 x2, A, x2; ld.global.v4.u32 {w0,w1,w2,w3}, [x2]; ret;",
+         "ld.global", (2, 1024, 64)),
+        ("atom.global.add.u32 w0, [A], 1; ret;", "atom.global", (2, 256, 2)),
+    ],
+)  # fmt: skip
+def test_stores_predicates_and_atomics_are_counted(
+    body: str, text: str, facts: tuple[int, int, int]
+) -> None:
+    before = (
+        "and.b32 w8, t, 31; mul.wide.u32 x0, t, 4; add.u64 x0, A, x0;"
+        "mul.wide.u32 x1, t, 8; add.u64 x1, A, x1;\n"
+    )
+    line = line_of(Run(before + body, WORDS, block=64, metrics=True), text)
+    assert (line.requests, line.num_bytes, line.sectors) == facts
+
+
+def test_bytes_and_sectors_are_not_counted_unless_asked_for() -> None:
+    run = Run("ld.global.u32 w0, [A]; ret;", WORDS, block=64)
+    line = line_of(run, "ld.global")
+    assert (line.instructions, line.requests, line.num_bytes, line.sectors) == (2, 0, 0, 0)
