@@ -5,7 +5,7 @@
 // The body and its tiles: paged_decode_mma.cuh.
 #include "paged_decode_mma.cuh"
 
-// LIMITS head_dim 32; q_len 1..8; block_dim 256; dynamic_shared_bytes 0..19456
+// LIMITS head_dim 32; q_len 1..8; block_dim 256; dynamic_shared_bytes 0..9216
 PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d32, 32, 1, true, 2, f16)
 PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d32_bf16, 32, 1, true, 2, bf16)
 PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d32_any_block, 32, 1, false, 2, f16)

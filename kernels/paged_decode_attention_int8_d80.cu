@@ -5,7 +5,7 @@
 // The body and its tiles: paged_decode_mma.cuh.
 #include "paged_decode_mma.cuh"
 
-// LIMITS head_dim 80; q_len 1..8; block_dim 256; dynamic_shared_bytes 0..19456
+// LIMITS head_dim 80; q_len 1..8; block_dim 256; dynamic_shared_bytes 0..21504
 PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d80, 80, 1, true, 2, f16)
 PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d80_bf16, 80, 1, true, 2, bf16)
 PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d80_any_block, 80, 1, false, 2, f16)

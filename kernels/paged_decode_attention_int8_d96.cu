@@ -5,7 +5,7 @@
 // The body and its tiles: paged_decode_mma.cuh.
 #include "paged_decode_mma.cuh"
 
-// LIMITS head_dim 96; q_len 1..8; block_dim 256; dynamic_shared_bytes 0..19456
+// LIMITS head_dim 96; q_len 1..8; block_dim 256; dynamic_shared_bytes 0..25600
 PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d96, 96, 1, true, 2, f16)
 PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d96_bf16, 96, 1, true, 2, bf16)
 PAGED_DECODE_ATTENTION_INT8_MMA(paged_decode_attention_int8_d96_any_block, 96, 1, false, 2, f16)
