@@ -11,6 +11,7 @@ in random order, and call i has a cache of its own.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -91,6 +92,8 @@ def flashinfer(memory: TorchMemory, shape: Shape, kv: str, tensor_cores: bool) -
 def xqa(memory: TorchMemory, shape: Shape) -> Prepared:
     """XQA with an fp8 cache."""
     compiled(xqa_spec(shape))
+    # its library leaves the driver's functions to be found among what the process has loaded
+    ctypes.CDLL("libcuda.so.1", mode=ctypes.RTLD_GLOBAL)
     from flashinfer.xqa import xqa as run_xqa
 
     torch = memory.torch
