@@ -21,13 +21,14 @@
 
 template <i32 HEAD_DIM>
 struct SlabLayout {
-    static constexpr i32 CHUNK = HEAD_DIM % 128 == 0 ? 128 : HEAD_DIM % 64 == 0 ? 64 : HEAD_DIM % 32 == 0 ? 32 : 16;
+    static constexpr bool SWIZZLED = HEAD_DIM % 64 == 0;  // a row of another length spreads over the banks by itself
+    static constexpr i32 CHUNK = HEAD_DIM % 128 == 0 ? 128 : SWIZZLED ? 64 : HEAD_DIM;
     static constexpr i32 HEAD_BYTES = TILE_TOKENS * HEAD_DIM;
 
     // Where column `column`, a multiple of the load's width, of token `token` lies in a head's tile.
     static DEVICE_MEMBER u32 offset(i32 token, i32 column) {
         const i32 in_chunk = token * CHUNK + column % CHUNK;
-        const i32 swizzled = CHUNK == 16 ? in_chunk : in_chunk ^ ((in_chunk >> 3) & (CHUNK - 16));
+        const i32 swizzled = SWIZZLED ? in_chunk ^ ((in_chunk >> 3) & (CHUNK - 16)) : in_chunk;
         return (u32)(column / CHUNK * (TILE_TOKENS * CHUNK) + swizzled);
     }
 };

@@ -18,7 +18,7 @@
 //         k_map, v_map: int8, 5 dimensions
 //             (CHUNK, block_size, head_dim / CHUNK, num_kv_heads, num_blocks)   strides in bytes
 //             (1, num_kv_heads * head_dim, CHUNK, head_dim, kv_block_stride)    box (CHUNK, 16, head_dim / CHUNK, heads, 1)
-//         swizzled by CHUNK bytes (16: not), zeros outside
+//         CHUNK 128 or 64 where that divides head_dim, swizzled by as much; else head_dim, not swizzled; zeros outside
 // TWIN    pyferrum_kv/reference/attention.py::paged_decode_attention_int8
 #pragma once
 #include "decode_finish.cuh"
@@ -35,6 +35,7 @@ DEVICE void produce(const Ring& ring, i32 groups, const WorkList& work, Notes& n
     const i32 lane = threadIdx.x & 31;
     BlockDivider blocks;
     blocks.init(block_size);
+    const u64 policy = evict_first();
     RingCursor cursor = {0, 1};  // of stripe `lane`; a slot never used counts as freed
     Piece piece;
     for (i32 turn = 0; work.next(notes, piece); turn = (turn + 1) & (groups - 1)) {
@@ -65,9 +66,9 @@ DEVICE void produce(const Ring& ring, i32 groups, const WorkList& work, Notes& n
                     if (!v)
                         asm volatile("st.shared.u32 [%0], %1;" ::"r"(ring.inside(slot)), "r"((u32)inside) : "memory");
                     barrier_arrive_expect(full, (u32)(ring.half_codes + ring.half_scales));
-                    bulk_copy_box(ring.codes_of(slot, v), map, token, first_head, block, full);
+                    bulk_copy_box(ring.codes_of(slot, v), map, token, first_head, block, full, policy);
                     bulk_copy(ring.scales_of(slot, v), scales + kv.scale_offset(inside ? block : 0, token, 0),
-                              (u32)ring.half_scales, full);
+                              (u32)ring.half_scales, full, policy);
                 }
                 if (lane == stripe) cursor.advance(ring.depth);
                 stripe = stripe + groups >= ring.stripes ? turn : stripe + groups;

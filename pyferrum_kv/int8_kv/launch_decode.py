@@ -208,7 +208,7 @@ def _of_tensor_maps(
     """What kernels/paged_decode_tma.cuh adds to the list, for an entry that takes it."""
     if not plan.box_heads:
         return ()
-    chunk = chunk_bytes(shape.head_dim)
+    chunk, swizzle = chunk_bytes(shape.head_dim)
     chunks = shape.head_dim // chunk
     token_bytes = shape.num_kv_heads * shape.head_dim
     maps = (
@@ -217,7 +217,7 @@ def _of_tensor_maps(
             dims=(chunk, shape.block_size, chunks, shape.num_kv_heads, given.num_blocks),
             strides_bytes=(token_bytes, chunk, shape.head_dim, given.kv_block_stride),
             box=(chunk, TILE_TOKENS, chunks, plan.box_heads, 1),
-            swizzle_bytes=chunk if chunk > 16 else 0,
+            swizzle_bytes=swizzle,
         )
         for pool in given.pools[:2]
     )

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pyferrum_kv.int8_kv.plan import STATE_PADDING, Budget, DecodeEntry, DecodePlan, DecodeShape
-from pyferrum_kv.int8_kv.plan_tensor_core import heads_and_workers, refusal_of_shape
+from pyferrum_kv.int8_kv.plan_tensor_core import MAX_HEADS, heads_and_workers, refusal_of_shape
 from pyferrum_kv.int8_kv.split import deterministic_num_splits
 
 TILE_TOKENS = 16
@@ -42,9 +42,10 @@ MAX_SCALE_BYTES = 4096
 """Scales of K of a slab: those of all KV heads."""
 
 
-def chunk_bytes(head_dim: int) -> int:
-    """What a row of a box takes; the copy engine swizzles rows of 32, 64 or 128 bytes."""
-    return next(chunk for chunk in (128, 64, 32, 16, 8) if head_dim % chunk == 0)
+def chunk_bytes(head_dim: int) -> tuple[int, int]:
+    """Bytes of a row of a box, and of its swizzle: 0 where rows spread over the banks by themselves."""
+    swizzle = 128 if head_dim % 128 == 0 else 64 if head_dim % 64 == 0 else 0
+    return swizzle or head_dim, swizzle
 
 
 def groups_of(workers: int, batch_size: int, stripes: int) -> int:
@@ -71,7 +72,7 @@ def _planner(
 ) -> Callable[[str, DecodeShape, Budget, int], DecodePlan]:
     def plan(entry: str, shape: DecodeShape, budget: Budget, num_splits: int) -> DecodePlan:
         row_tiles = -(-shape.num_rows // row_tile)
-        heads = max(BOX_BYTES // (TILE_TOKENS * shape.head_dim), 2)
+        heads = min(max(BOX_BYTES // (TILE_TOKENS * shape.head_dim), 2), MAX_HEADS)
         heads, workers = heads_and_workers(shape, row_tiles, budget.num_sms, heads, heads)
         steps = -(-shape.max_visible // TILE_TOKENS) * shape.batch_size
         workers = max(min(workers, steps), 1)
@@ -143,6 +144,10 @@ TMA: tuple[DecodeEntry, ...] = (
     _entry(128, "_rows16", 16, 8),
     _entry(128, "", 8, 12),
     _entry(64, "", 8, 12),
+    _entry(32, "", 8, 12),
+    _entry(80, "", 8, 12),
+    _entry(96, "", 8, 12),
+    _entry(192, "", 8, 8),
     _entry(256, "", 8, 8),
 )
 """head_dim, suffix, query rows of a tile, consumer warps: as the .cu of each says."""

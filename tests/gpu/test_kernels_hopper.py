@@ -26,14 +26,23 @@ def stream(gpu_ctx):
     return gpu_ctx.new_stream()
 
 
-@pytest.fixture(params=[64, 128, 256])
-def head_dim(request):
+FAMILIES = [("tma", n) for n in (32, 64, 80, 96, 128, 192, 256)]
+FAMILIES += [("cluster", n) for n in (64, 128, 256)]
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda family: f"{family[0]}_d{family[1]}")
+def family(request):
     return request.param
 
 
-@pytest.fixture(params=["tma", "cluster"])
-def entry(request, head_dim):
-    return f"{DECODE}_{request.param}_d{head_dim}"
+@pytest.fixture
+def head_dim(family):
+    return family[1]
+
+
+@pytest.fixture
+def entry(family):
+    return f"{DECODE}_{family[0]}_d{family[1]}"
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -49,8 +58,8 @@ def test_every_length_in_one_batch(stream, rng, entry, head_dim, block_size, dty
     )
 
 
-@pytest.mark.parametrize("group", range(1, 9))
-@pytest.mark.parametrize("num_kv_heads", [1, 2, 3, 5, 8, 32])
+@pytest.mark.parametrize("group", [1, 3, 8])
+@pytest.mark.parametrize("num_kv_heads", [1, 3, 8, 32])
 def test_every_group_and_number_of_kv_heads(stream, rng, entry, head_dim, group, num_kv_heads):
     cache = make_cache(rng, [130, 54, 700], head_dim=head_dim, num_kv_heads=num_kv_heads)
     q = random_half(rng, (3, group * num_kv_heads, head_dim), "float16")
@@ -155,6 +164,7 @@ def test_the_same_bits_on_repeat_under_load(stream, rng, entry, head_dim):
     assert_close(first.reshape(q.shape)[:4], wanted)
 
 
+@pytest.mark.parametrize("head_dim", [64, 128, 192])
 def test_deterministic_bits_alone_and_in_a_batch(stream, rng, head_dim):
     entry = f"{DECODE}_tma_d{head_dim}"
     cache = make_cache(rng, [5000, 17, 2011, 3000], head_dim=head_dim, num_kv_heads=2)
