@@ -43,7 +43,7 @@ MAX_SCALE_BYTES = 4096
 
 
 def chunk_bytes(head_dim: int) -> tuple[int, int]:
-    """Bytes of a row of a box, and of its swizzle: 0 where rows spread over the banks by themselves."""
+    """Bytes of a row of a box, and of its swizzle: 0 where rows spread over the banks unaided."""
     swizzle = 128 if head_dim % 128 == 0 else 64 if head_dim % 64 == 0 else 0
     return swizzle or head_dim, swizzle
 
@@ -72,7 +72,8 @@ def _planner(
 ) -> Callable[[str, DecodeShape, Budget, int], DecodePlan]:
     def plan(entry: str, shape: DecodeShape, budget: Budget, num_splits: int) -> DecodePlan:
         row_tiles = -(-shape.num_rows // row_tile)
-        heads = min(max(BOX_BYTES // (TILE_TOKENS * shape.head_dim), 2), MAX_HEADS)
+        heads = 1 << (BOX_BYTES // (TILE_TOKENS * shape.head_dim)).bit_length() - 1
+        heads = min(max(heads, 2), MAX_HEADS)
         heads, workers = heads_and_workers(shape, row_tiles, budget.num_sms, heads, heads)
         steps = -(-shape.max_visible // TILE_TOKENS) * shape.batch_size
         workers = max(min(workers, steps), 1)

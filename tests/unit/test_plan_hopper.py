@@ -58,12 +58,14 @@ def test_a_cluster_is_the_whole_of_grid_x_and_takes_no_workspace() -> None:
 
 
 def test_what_the_shared_memory_holds() -> None:
-    for head_dim, entry in ((64, "_tma_d64"), (128, "_tma_d128"), (256, "_tma_d256")):
+    for head_dim in (32, 64, 80, 96, 128, 192, 256):
+        entry = f"_tma_d{head_dim}"
         for kv in (1, 2, 3, 8, 32, 128):
             made = plan(300, 8192, 4 * kv, kv, DECODE + entry, head_dim=head_dim)
             stripes = (made.block_dim[0] // 32 - 2) // made.box_heads
             slab = 32 * (made.box_heads * head_dim + 2 * kv)
             assert made.ring_depth >= 1
+            assert made.box_heads.bit_count() == 1  # the kernel is told its logarithm
             assert made.ring_depth * stripes <= 64
             assert made.ring_depth * stripes * slab < made.shared_mem_bytes <= SHARED_BYTES
             assert made.groups == 1 or stripes % 2 == 0
