@@ -31,8 +31,8 @@ BOX_BYTES = 256 * TILE_TOKENS
 MANY_SEQUENCES = 4
 """A worker that holds so many loses little at its two ends, which cut one."""
 LEAST_SEQUENCE = 2048
-LEAST_SM_BYTES = 1 << 20
-LEAST_SM_BYTES_WIDE = 16 << 20
+LEAST_SM_BYTES = 1_000_000
+LEAST_SM_BYTES_WIDE = 16_000_000
 """Where 8 warps and not 12 fold: head_dim 256, and 16 rows at a time."""
 SHARED_BYTES = 229_376
 """Of the 227 KiB that a CTA may have, less static shared memory."""
