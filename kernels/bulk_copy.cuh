@@ -41,7 +41,7 @@ DEVICE void barrier_wait(u32 barrier, u32 parity) {
 // What is read once should not push out of the L2 what is read again: tables, queries, this code.
 DEVICE u64 evict_first() {
     u64 policy;
-    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
     return policy;
 }
 

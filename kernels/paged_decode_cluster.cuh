@@ -14,6 +14,7 @@
 // NEEDS   as paged_decode_mma.cuh; a cluster of the whole of grid x
 // TWIN    pyferrum_kv/reference/attention.py::paged_decode_attention_int8
 #pragma once
+#define CODES_EVICTED_FIRST
 #include "bulk_copy.cuh"
 #include "decode_cluster.cuh"
 #include "paged_decode_mma.cuh"

@@ -11,14 +11,22 @@
 template <i32 WIDTH>
 DEVICE void load_words(u32* words, const void* from) {
     if constexpr (WIDTH == 4)
+#ifdef CODES_EVICTED_FIRST
+        asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4], %5;"
+                     : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "l"(from), "l"(evict_first()));
+#else
         asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
                      : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "l"(from));
+#endif
     else if constexpr (WIDTH == 2)
         asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v2.u32 {%0,%1}, [%2];"
                      : "=r"(words[0]), "=r"(words[1]) : "l"(from));
     else
         asm volatile("ld.global.nc.L1::no_allocate.L2::128B.u32 %0, [%1];" : "=r"(words[0]) : "l"(from));
 }
+
+// CODES_EVICTED_FIRST: where registers are left for the policy, 16-byte loads keep K and V from pushing out of the L2
+// what is read again (bulk_copy.cuh).
 
 // A lane's WORDS words of one row, in loads as wide as column_of in decode_tile.cuh lays them out.
 template <i32 WORDS, typename Column>
