@@ -23,16 +23,22 @@ from pyferrum_kv.int8_kv.plan_tensor_core import PAIRED_ROWS, WARPS, refusal_of_
 STEP_TOKENS = 128
 ROWS = 8
 MAX_CLUSTER = 16
-MAX_CTA_TOKENS = 1024
-"""What a CTA may have to fold of the only sequence; half of it of the longest of several."""
+CTAS_AN_SM = {64: 2, 128: 2, 256: 1}  # as the .cu of each head_dim says
+MAX_CTA_CODES = 1024 * 128
+"""Of K that a CTA may have to fold of the only sequence; half of it of the longest of several."""
 MAX_GRID_Z = 65535
 
 
 def cluster_ctas(shape: DecodeShape, num_sms: int) -> int:
-    """CTAs of a cluster: a power of two that leaves an SM to each, and each a step at least."""
+    """CTAs of a cluster: a power of two that leaves room for twice as many, each with a step.
+
+    A cluster runs inside one group of SMs, and these are not of one size: grids that would fill the
+    device run in two waves (seen on an H100 with head_dim 256, one CTA an SM: 8.6 to 14.7 us).
+    """
+    places = num_sms * CTAS_AN_SM[shape.head_dim] // 2
     clusters = max(shape.batch_size * shape.num_kv_heads * _row_tiles(shape), 1)
     steps = -(-shape.max_visible // STEP_TOKENS)
-    most = min(MAX_CLUSTER, num_sms // clusters, steps)
+    most = min(MAX_CLUSTER, places // clusters, steps)
     return 1 << (most.bit_length() - 1) if most > 1 else 1
 
 
@@ -61,7 +67,8 @@ def _planner(head_dim: int) -> Callable[[str, DecodeShape, Budget, int], DecodeP
         ctas = min(num_splits, MAX_CLUSTER) or cluster_ctas(shape, budget.num_sms)
         rows = min(shape.num_rows, PAIRED_ROWS if shape.has_k_channel_factors else ROWS)
         tokens = -(-shape.max_visible // ctas)
-        few = ctas > 1 and tokens * min(shape.batch_size, 2) <= MAX_CTA_TOKENS
+        codes = tokens * max(head_dim, 128) * min(shape.batch_size, 2)
+        few = ctas > 1 and codes <= MAX_CTA_CODES
         return DecodePlan(
             entry=entry,
             grid_dim=(ctas, shape.num_kv_heads, max(shape.batch_size * _row_tiles(shape), 1)),
@@ -86,5 +93,5 @@ CLUSTER: tuple[DecodeEntry, ...] = tuple(
     DecodeEntry(
         f"paged_decode_attention_int8_cluster_d{head_dim}", _refusal(head_dim), _planner(head_dim)
     )
-    for head_dim in (64, 128, 256)
+    for head_dim in CTAS_AN_SM
 )

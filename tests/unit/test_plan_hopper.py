@@ -57,6 +57,12 @@ def test_a_cluster_is_the_whole_of_grid_x_and_takes_no_workspace() -> None:
     assert made.workspace_floats == made.num_counters == 0
 
 
+@pytest.mark.parametrize(("batch_size", "ctas"), [(1, 8), (2, 4), (4, 2)])
+def test_a_cluster_of_one_cta_an_sm_leaves_half_of_the_device(batch_size: int, ctas: int) -> None:
+    made = plan(batch_size, 512 if batch_size == 4 else 1024, head_dim=256)
+    assert made.cluster_dim == (ctas, 1, 1)
+
+
 def test_what_the_shared_memory_holds() -> None:
     for head_dim in (32, 64, 80, 96, 128, 192, 256):
         entry = f"_tma_d{head_dim}"
