@@ -22,6 +22,7 @@ from pyferrum_kv.driver.direct import Packed, again_or_raise
 from pyferrum_kv.driver.kernel_graph import KernelGraph
 from pyferrum_kv.driver.launch_config import LaunchConfig, driver_config
 from pyferrum_kv.driver.lifetime import Ledger
+from pyferrum_kv.driver.memory import DeviceMemory
 from pyferrum_kv.driver.replay import Raised, Replay
 from pyferrum_kv.errors import ArgumentError, CaptureError, ClosedError
 
@@ -38,7 +39,7 @@ class FrozenLaunch(Replay):
     stay what they are. Safe to use from several threads, as a PreparedLaunch is.
     """
 
-    __slots__ = ("_call", "_graph", "_pack", "_packed")
+    __slots__ = ("_call", "_graph", "_other", "_pack", "_packed")
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class FrozenLaunch(Replay):
         how = self._api.graph_launch
         self._call, self._pack = how.call, how.pack
         self._packed: Packed | None = self._pack(self._graph.executable.value, cu_stream)
+        self._other: tuple[CudaStream, Packed] | None = None  # where launches went last, elsewhere
         self._watch_all()
 
     @property
@@ -107,12 +109,19 @@ class FrozenLaunch(Replay):
             return
         if not CROWD.is_one and THREAD.bound is not self._ledger:
             self._context.bind_to_thread()
-        with self._turn:
+        turn = self._turn
+        try:
+            turn.pop()
+        except IndexError:
+            turn.wait()
+        try:
             packed = self._towards(stream or self._stream)
             self._change(changes)
             status = self._call(*packed)
             if status:
                 self._again_or_raise(packed, status)
+        finally:
+            turn.append(None)
         self._ledger.last_launch = self._label
 
     def upload(self, stream: CudaStream | None = None) -> None:
@@ -131,7 +140,11 @@ class FrozenLaunch(Replay):
         cu_stream = stream.cu_stream  # ClosedError after its close()
         if stream is self._stream:
             return packed
-        return self._pack(self._graph.executable.value, cu_stream)
+        other = self._other
+        if other is None or other[0] is not stream:
+            packed = self._pack(self._graph.executable.value, cu_stream)
+            other = self._other = stream, packed
+        return other[1]
 
     def _again_or_raise(self, packed: Packed, status: Any) -> None:
         again_or_raise(self._context, self._call, packed, status, self._label, name="cuGraphLaunch")
@@ -190,12 +203,15 @@ class FrozenLaunch(Replay):
         """All of the changes, or none; with the turn."""
         self._check_open("set")
         block = self._block
-        buffer, written = block.buffer, {}
-        before = buffer[:]
+        buffer, writers = block.buffer, block.writers
+        before, written = buffer[:], {}
         try:
             for which, value in changes:
-                position = position_of(block.signature, which)
-                block.writers[position](buffer, value)
+                if type(which) is int and 0 <= which < len(writers):
+                    position = which
+                else:
+                    position = position_of(block.signature, which)
+                writers[position](buffer, value)
                 written[position] = value
             self._graph.update(self._label)
         except Exception:
@@ -203,7 +219,8 @@ class FrozenLaunch(Replay):
             raise
         for position, value in written.items():
             block.arguments[position] = value
-            self._watch(position)
+            if position in self._watched or isinstance(value, DeviceMemory):
+                self._watch(position)
 
     # closing
 
@@ -212,7 +229,7 @@ class FrozenLaunch(Replay):
         with self._turn:
             if self._packed is None:
                 return
-            self._packed, self._gate = None, Raised()
+            self._packed, self._other, self._gate = None, None, Raised()
             self._watched.clear()
             self._block.arguments[:] = [None] * len(self._block.arguments)
             self._graph.close()

@@ -23,24 +23,26 @@ _UPDATE = "cuGraphExecKernelNodeSetParams"
 class KernelGraph:
     """Instantiated once, all or nothing. For one thread at a time, as the driver's graphs are."""
 
-    __slots__ = ("_block", "_context", "_function", "_graph", "_node", "_params", "executable")
+    __slots__ = ("_block", "_context", "_function", "_graph", "_update", "executable")
 
     def __init__(self, function: CudaFunction, config: LaunchConfig, block: ArgumentBlock) -> None:
         context = self._context = function.context
         self._function, self._block = function, block
-        self._params = _node_params(context.api.raw, function.cu_function, config, block)
+        raw = context.api.raw
+        params = _node_params(raw, function.cu_function, config, block)
         on = f"{function.name} {config}"
         graph = context.call("cuGraphCreate", 0, on=on)
         self._graph = self._own("graph", "cuGraphDestroy", graph)
         try:
-            self._node = context.call("cuGraphAddKernelNode", graph, None, 0, self._params, on=on)
-            for which, value in _node_attributes(context.api.raw, config):
-                context.call("cuGraphKernelNodeSetAttribute", self._node, which, value, on=on)
+            node = context.call("cuGraphAddKernelNode", graph, None, 0, params, on=on)
+            for which, value in _node_attributes(raw, config):
+                context.call("cuGraphKernelNodeSetAttribute", node, which, value, on=on)
             ready = context.call("cuGraphInstantiate", graph, 0, on=on)
         except FerrumError:
             context.give_back(self._graph)
             raise
         self.executable = self._own("executable graph", "cuGraphExecDestroy", ready)
+        self._update = getattr(raw, _UPDATE), (ready, node, params)
 
     def _own(self, kind: str, destroy: str, handle: Any) -> Owned:
         what, call, function = f"{kind} {int(handle):#x}", self._context.api.call, self._function
@@ -52,8 +54,7 @@ class KernelGraph:
 
     def update(self, on: str) -> None:
         """Have later launches read the block as it is now; those under way keep what they had."""
-        call = getattr(self._context.api.raw, _UPDATE)
-        args = self.executable.value, self._node, self._params
+        call, args = self._update
         status = call(*args)[0]
         if status:
             again_or_raise(self._context, lambda: call(*args)[0], (), status, on, name=_UPDATE)
