@@ -128,7 +128,8 @@ class FrozenLaunch(Replay):
         """Move the graph to the device ahead of its first launch."""
         with self._turn:
             self._check_open("upload")
-            args = self._graph.executable.value, (stream or self._stream).cu_stream
+            self._check_stream(stream := stream or self._stream)
+            args = self._graph.executable.value, stream.cu_stream
             self._context.call("cuGraphUpload", *args, on=self._label)
 
     def _towards(self, stream: CudaStream) -> Packed:
@@ -167,7 +168,7 @@ class FrozenLaunch(Replay):
         with self._turn:
             if changes is not None:
                 self._change(changes)
-                self._ledger.keep(self._block.slices())
+                self._ledger.keep(self._copied_block().slices())
             how = self._api.launch_ex
             made = driver_config(self._api, self.config, stream.cu_stream)
             packed = how.pack(made, self._function.cu_function, self._block)
@@ -185,6 +186,7 @@ class FrozenLaunch(Replay):
             self._context.attend(f"set of {self._label}")
         self._context.bind_to_thread()
         with self._turn:
+            _ = self._function.cu_function  # the update names it; ClosedError with its module
             self._change(((which, value),))
         return self
 

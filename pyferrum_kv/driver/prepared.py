@@ -104,6 +104,8 @@ class PreparedLaunch(Replay):
         try:
             if changes is not None:
                 self._change(changes)
+                if self._ledger.captures:
+                    self._ledger.keep(self._copied_block().slices())
             packed = self._changing
             if packed is None or stream is not self._current:
                 packed = self._redirected(stream)

@@ -142,7 +142,13 @@ def test_other_streams(fake: FakeDriver, fake_ctx: CudaContext) -> None:
     names = (other, stream, other, stream, third)
     assert streams == [one.handle for one in names]
     foreign = CudaContext.new(1, driver=fake).new_stream()
-    for refused in (ice.launch, launch.freeze, ice.clone, lambda s: ice.launch_with([], s)):
+    for refused in (
+        ice.launch,
+        ice.upload,
+        launch.freeze,
+        ice.clone,
+        lambda s: ice.launch_with([], s),
+    ):
         with pytest.raises(errors.WrongContextError, match="the stream is of <CudaContext primary"):
             refused(foreign)
 
@@ -231,8 +237,9 @@ def test_what_it_stands_on_may_be_closed(ctx: CudaContext) -> None:
     launch.launch(other)
     other.synchronize()
     launch.function.module.close()
-    with pytest.raises(errors.ClosedError, match="axpy: <CudaModule"):
-        launch.launch(other)
+    for refused in (lambda: launch.launch(other), lambda: launch.set("n", 1)):
+        with pytest.raises(errors.ClosedError, match="axpy: <CudaModule"):
+            refused()
     launch.close()
 
 
