@@ -11,7 +11,8 @@ rounds of a batch's ratio to the C loop's batch of the same round, so that a slo
 Two processes. The first imports no peer: what a launch costs a program that uses this package
 alone, and what --check holds against the floor. The second imports the peers, whose presence slows
 every Python caller, and compares with them under the same conditions. launch_subject.py and
-launch_peers.py say who launches what.
+launch_peers.py say who launches what; launch_device.py adds what the device takes from one of these
+kernels to the next.
 """
 
 from __future__ import annotations
@@ -30,16 +31,19 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+from benchmarks.launch_device import on_device
 from benchmarks.launch_subject import CLEAN, Launch, Subject, c_loops
 from benchmarks.machine import in_words, machine, open_gpu
 from pyferrum_kv import CudaContext
 
 LAUNCHES, ROUNDS = 400, 101
 FLOOR = "C loop on cuLaunchKernel"
-PREPARED, BUILDER = "ours: prepared launch", "ours: launch builder"
+PREPARED, FROZEN = "ours: prepared launch", "ours: frozen launch"
+BUILDER = "ours: launch builder"
 DECODE = "ours: launch_int8_paged_decode_attention"
 APPEND = "ours: launch_int8_kv_cache_append"
 CUPY = "CuPy RawKernel"
+ON_DEVICE = (FLOOR, "C loop on cuGraphLaunch, one kernel", PREPARED, FROZEN)
 MOST_OF_FLOOR, BUILDER_US = 1.1, 12.0
 PARTS = {"alone": "no peer imported", "with_peers": "peers imported"}
 Batch = Callable[[int], float]  # launches -> host nanoseconds
@@ -83,12 +87,17 @@ def measured(part: str, rounds: int) -> dict[str, Any]:
         subject = Subject.on(ctx)
         batches, absent = contenders(subject, part == "with_peers")
         times = measure(ctx, batches, rounds)
+        device = {}
+        if part == "alone":
+            chosen = {name: batches[name] for name in ON_DEVICE}
+            device = {"on_device": on_device(subject, chosen, LAUNCHES, max(2, rounds // 5))}
     return {
         "machine": machine(ctx),
         "launches_a_batch": LAUNCHES,
         "rounds": rounds,
         part: {name: summary(ns, times[FLOOR]) for name, ns in times.items()},
         "absent": absent,
+        **device,
     }
 
 
@@ -167,15 +176,24 @@ def print_tables(report: dict[str, Any]) -> None:
             print(f"{name:<43}{us}{row['of_floor']:>9.3f}x{spread:>14}")
     for name, reason in report["absent"].items():
         print(f"{name:<43}{'absent':>8}  {reason}")
+    if "on_device" in report:
+        print(f"\n{'device us from kernel to kernel':<43}{'median':>8}{'p25':>8}{'p75':>8}")
+    for name, row in report.get("on_device", {}).items():
+        print(f"{name:<43}" + "".join(f"{row[p]:>8.2f}" for p in ("p50", "p25", "p75")))
 
 
 def check(report: dict[str, Any]) -> int:
     """Hold the figures against what is promised; return the exit code."""
     broken = []
     alone, among = report.get("alone", {}), report.get("with_peers", {})
-    if alone and alone[PREPARED]["of_floor"] > MOST_OF_FLOOR:
-        ratio = alone[PREPARED]["of_floor"]
-        broken.append(f"{PREPARED} takes {ratio:.3f}x the floor; promised {MOST_OF_FLOOR}x")
+    if alone:
+        ratios = {name: alone[name]["of_floor"] for name in (PREPARED, FROZEN)}
+        said = ", ".join(f"{name} takes {ratio:.3f}x" for name, ratio in ratios.items())
+        said += f" the floor; promised {MOST_OF_FLOOR}x for the cheaper"
+        if min(ratios.values()) > MOST_OF_FLOOR:
+            broken.append(said)
+        else:
+            print(said)
     if alone and alone[BUILDER]["p50"] > BUILDER_US:
         broken.append(f"{BUILDER} takes {alone[BUILDER]['p50']:.2f} us; promised {BUILDER_US} us")
     if among and CUPY not in among:

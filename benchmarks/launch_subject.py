@@ -152,6 +152,20 @@ def ours_prepared(subject: Subject) -> Launch:
     return subject.prepared().launch
 
 
+def ours_frozen(subject: Subject) -> Launch:
+    """A frozen launch: the same as a graph of one kernel."""
+    frozen = subject.prepared().freeze()
+    frozen.upload()
+    return frozen.launch
+
+
+def ours_frozen_changed(subject: Subject) -> Launch:
+    """A frozen launch with one argument new each time."""
+    frozen = subject.prepared().freeze()
+    changes = ((NUM_POINTERS, 33),)
+    return lambda: frozen.launch_with(changes)
+
+
 def ours_changed(subject: Subject) -> Launch:
     """A prepared launch with one argument new each time."""
     prepared = subject.prepared()
@@ -268,6 +282,8 @@ CLEAN: dict[str, Callable[[Subject], Launch]] = {
     "cuda.bindings cuLaunchKernelEx, prepacked": bindings_kernel_ex,
     "ours: prepared launch": ours_prepared,
     "ours: prepared launch, an argument new": ours_changed,
+    "ours: frozen launch": ours_frozen,
+    "ours: frozen launch, an argument new": ours_frozen_changed,
     "ours: graph of one launch": ours_graph,
     "ours: launch builder": ours_builder,
     "ours: launch_int8_paged_decode_attention": ours_decode,

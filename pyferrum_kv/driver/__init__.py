@@ -8,6 +8,7 @@ from pyferrum_kv.driver.context import CudaContext
 from pyferrum_kv.driver.device import device_count
 from pyferrum_kv.driver.event import CudaEvent
 from pyferrum_kv.driver.external import ExternalMemory, MappedBuffer
+from pyferrum_kv.driver.frozen import FrozenLaunch
 from pyferrum_kv.driver.function import CudaFunction
 from pyferrum_kv.driver.graph import CudaGraph
 from pyferrum_kv.driver.launch import LaunchBuilder
@@ -34,6 +35,7 @@ __all__ = [
     "CudaView",
     "DeferredError",
     "ExternalMemory",
+    "FrozenLaunch",
     "LaunchBuilder",
     "LaunchConfig",
     "MappedBuffer",

@@ -14,7 +14,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from pyferrum_kv.driver.codes import CAPTURE, INVALID_DEVICE, NO_DEVICE, NOT_SUPPORTED, explain_code
-from pyferrum_kv.driver.direct import LaunchEx
+from pyferrum_kv.driver.direct import GraphLaunch, LaunchEx
 from pyferrum_kv.errors import (
     ArgumentError,
     CaptureError,
@@ -77,6 +77,11 @@ class Api:
     def launch_ex(self) -> LaunchEx:
         """The way that launches take to this driver; the shortest that there is."""
         return LaunchEx.of(self.raw)
+
+    @cached_property
+    def graph_launch(self) -> GraphLaunch:
+        """The same for graphs of one launch."""
+        return GraphLaunch.of(self.raw)
 
     @cached_property
     def version(self) -> int:

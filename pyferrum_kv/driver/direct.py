@@ -1,4 +1,6 @@
-"""The one call that a launch is made of: cuLaunchKernelEx, at the driver's own address.
+"""The one call that a launch is made of, at the driver's own address.
+
+cuLaunchKernelEx for a kernel, cuGraphLaunch for a graph of one.
 
 The bindings turn four Python objects into C values and a status into an enum at each call. ctypes
 converts nothing when it is handed what byref() made beforehand, and takes a tuple as it is; it
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 Packed = tuple[Any, ...]
 """What call() takes; keeps alive all that the driver will read."""
 
-_NAME = "cuLaunchKernelEx"
-_SINCE = 11060
+_NAME, _SINCE = "cuLaunchKernelEx", 11060
+_GRAPH_NAME, _GRAPH_SINCE = "cuGraphLaunch", 10000
 _PER_THREAD = 2  # CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM
 
 
@@ -46,14 +48,8 @@ class LaunchEx:
     @classmethod
     def of(cls, raw: Any) -> LaunchEx:
         """By address where `raw` is the bindings' own module, by name anywhere else."""
-        if isinstance(raw, ModuleType) and raw.__name__ == "cuda.bindings.driver":
-            # stream 0 must mean to this call what it means to all others
-            of_thread = int(os.environ.get("CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM") or 0)
-            flags = _PER_THREAD if of_thread else 0
-            status, address = raw.cuGetProcAddress(_NAME.encode(), _SINCE, flags)[:2]
-            if not status and address:
-                return cls.at(int(address))
-        return cls.by_name(raw)
+        address = _address(raw, _NAME, _SINCE)
+        return cls.at(address) if address else cls.by_name(raw)
 
     @classmethod
     def at(cls, address: int) -> LaunchEx:
@@ -68,6 +64,39 @@ class LaunchEx:
             return raw.cuLaunchKernelEx(config, function, address, 0)[0]
 
         return cls(call, lambda config, function, block: (config, function, block.address, block))
+
+
+class GraphLaunch:
+    """How launches of a graph reach one driver: `call(*pack(executable, stream))` is the status."""
+
+    __slots__ = ("call", "pack")
+
+    def __init__(self, call: Callable[..., Any], pack: Callable[[Any, Any], Packed]) -> None:
+        self.call, self.pack = call, pack
+
+    @classmethod
+    def of(cls, raw: Any) -> GraphLaunch:
+        """By address where `raw` is the bindings' own module, by name anywhere else."""
+        address = _address(raw, _GRAPH_NAME, _GRAPH_SINCE)
+        if address:
+            return cls(ctypes.CFUNCTYPE(ctypes.c_int)(address), _handles)
+        return cls(lambda *handles: raw.cuGraphLaunch(*handles)[0], lambda *handles: handles)
+
+
+def _address(raw: Any, name: str, since: int) -> int:
+    """Where the driver has a function; 0 for any other object than the bindings' own module."""
+    if not isinstance(raw, ModuleType) or raw.__name__ != "cuda.bindings.driver":
+        return 0
+    # stream 0 must mean to this call what it means to all others
+    of_thread = int(os.environ.get("CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM") or 0)
+    status, address = raw.cuGetProcAddress(name.encode(), since, _PER_THREAD if of_thread else 0)[
+        :2
+    ]
+    return int(address or 0) if not status else 0
+
+
+def _handles(*handles: Any) -> Packed:
+    return tuple(_pointer(int(handle), handle) for handle in handles)
 
 
 def _pointers(config: Any, function: Any, block: ArgumentBlock) -> Packed:

@@ -1,9 +1,7 @@
 """PreparedLaunch: everything checked once, then replayed.
 
-The hot path is one flag, one look at the thread, and one driver call on arguments that lie ready.
-The flag is the ledger's `attention`: a capture runs, something waits to be given back, the context
-is closed, lost or forked. When an argument, the module or the stream is closed, the launch is given
-a gate of its own whose flag is always up, and looks again.
+The hot path is one flag (replay.py), one look at the thread, and one driver call on arguments that
+lie ready.
 
 The driver reads configuration and parameter block while other threads run, so neither is ever
 written while a launch may be reading it. What a launch was prepared with stays as it is, and
@@ -13,30 +11,23 @@ made on copies; from then on those launches take turns.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pyferrum_kv.driver.arguments import ArgumentBlock, position_of
 from pyferrum_kv.driver.binding import CROWD, THREAD
 from pyferrum_kv.driver.direct import Packed, again_or_raise
+from pyferrum_kv.driver.frozen import FrozenLaunch, refuse_in_capture
 from pyferrum_kv.driver.launch_config import LaunchConfig, checked_config, driver_config
 from pyferrum_kv.driver.memory import DeviceMemory
-from pyferrum_kv.driver.turn import Turn
-from pyferrum_kv.errors import ClosedError, WrongContextError
+from pyferrum_kv.driver.replay import Replay
 
 if TYPE_CHECKING:
     from pyferrum_kv.driver.function import CudaFunction
     from pyferrum_kv.driver.stream import CudaStream
 
 
-class _Raised:
-    """A gate that always asks for attention; each invalidation raises one of its own."""
-
-    attention = True
-
-
-class PreparedLaunch:
+class PreparedLaunch(Replay):
     """A launch ready to be replayed, by function.prepare() or launch_builder(...).prepare().
 
     Safe to use from several threads: each launch sees arguments that belong together, if they were
@@ -44,27 +35,13 @@ class PreparedLaunch:
     """
 
     __slots__ = (
-        "__weakref__",
-        "_api",
-        "_block",
         "_call",
         "_changing",
-        "_context",
         "_current",
         "_driver_config",
-        "_function",
-        "_gate",
         "_handle",
-        "_keep",
-        "_label",
-        "_ledger",
         "_pack",
         "_packed",
-        "_stale",
-        "_stream",
-        "_turn",
-        "_watched",
-        "config",
     )
 
     def __init__(
@@ -75,36 +52,17 @@ class PreparedLaunch:
         stream: CudaStream,
         keep_arguments: bool = True,
     ) -> None:
-        context = function.context
-        self._context, self._ledger, self._api = context, context.ledger, context.api
-        self._gate: Any = context.ledger
-        self._turn = Turn()
-        self._call, self._pack = context.api.launch_ex.call, context.api.launch_ex.pack
-        self._function, self._handle = function, function.cu_function
-        self._block, self._keep, self._stale = block, keep_arguments, ""
-        self._watched: dict[int, weakref.ref[Any]] = {}
-        self.config, self._stream = config, stream
-        self._label = f"{function.name} {config}"
+        super().__init__(function, config, block, stream, keep_arguments)
+        launch_ex = self._api.launch_ex
+        self._call, self._pack = launch_ex.call, launch_ex.pack
+        self._handle = function.cu_function
         # for launches that take turns: made when first needed, written only with the turn
         self._driver_config: Any = None
         self._changing: Packed | None = None
         self._current: CudaStream | None = None
-        self._check_stream(stream)
         made = driver_config(self._api, config, stream.cu_stream)  # ClosedError after its close()
         self._packed: Packed | None = self._pack(made, self._handle, block)  # None once changed
-        stream.dependants.add(self)
-        function.dependants.add(self)
-        for position in range(len(block.arguments)):
-            self._watch(position)
-
-    @property
-    def function(self) -> CudaFunction:
-        return self._function
-
-    @property
-    def stream(self) -> CudaStream:
-        """The stream it was prepared for."""
-        return self._stream
+        self._watch_all()
 
     # launching
 
@@ -146,6 +104,8 @@ class PreparedLaunch:
         try:
             if changes is not None:
                 self._change(changes)
+                if self._ledger.captures:
+                    self._ledger.keep(self._copied_block().slices())
             packed = self._changing
             if packed is None or stream is not self._current:
                 packed = self._redirected(stream)
@@ -184,11 +144,22 @@ class PreparedLaunch:
     def clone(self) -> PreparedLaunch:
         """An independent launch with the same arguments: one for each thread that changes them."""
         with self._turn:
-            block = self._block.copy()
-            for position, ref in self._watched.items():
-                block.arguments[position] = ref()
+            block = self._copied_block()
             config, stream = self.config, self._stream
         return PreparedLaunch(self._function, config, block, stream, self._keep)
+
+    def freeze(self, stream: CudaStream | None = None) -> FrozenLaunch:
+        """A graph of this launch as it is now, for `stream` (by default its own): cheaper to make.
+
+        Later changes of either do not reach the other. `programmatic` is refused: a graph of one
+        kernel begins when what is ahead of it has ended. In a capture a CaptureError.
+        """
+        with self._turn:
+            block, config = self._copied_block(), self.config
+        refuse_in_capture(f"freeze of {self._label}", self._ledger)
+        if self._gate.attention:  # after the copy, which keeps the slices alive
+            self._attend(stream)
+        return FrozenLaunch(self._function, config, block, stream or self._stream, self._keep)
 
     def _leave_prepared(self) -> None:
         """Change a copy: another thread's launch may be reading what was prepared."""
@@ -203,7 +174,7 @@ class PreparedLaunch:
         buffer, arguments, writers = block.buffer, block.arguments, block.writers
         before = None  # a writer writes or raises, so one change alone has nothing to undo
         if not isinstance(changes, tuple) or len(changes) > 1:
-            before = buffer[:], arguments[:]
+            before = buffer[:], arguments[:], dict(watched)
         try:
             for which, value in changes:
                 if type(which) is int and 0 <= which < len(writers):
@@ -216,57 +187,13 @@ class PreparedLaunch:
                     self._watch(position)
         except Exception:
             if before is not None:
-                buffer[:], arguments[:] = before
+                buffer[:], arguments[:], self._watched = before
             raise
 
-    # what must stay alive
-
-    def _watch(self, position: int) -> None:
-        """Hear of the close() of a slice, and of its end if it is not kept alive."""
-        value = self._block.arguments[position]
-        self._watched.pop(position, None)
-        if not isinstance(value, DeviceMemory):
-            return
-        value.root.dependants.add(self)
-        if not self._keep:
-            name = self._block.signature.params[position].name
-            self._watched[position] = weakref.ref(value.root, _dropped(weakref.ref(self), name))
-            self._block.arguments[position] = None
-
-    def invalidate(self, reason: str = "") -> None:
-        """Something this launch stands on was closed: look again before the next launch."""
-        self._gate = _Raised()
-
-    def _attend(self, stream: CudaStream | None) -> None:
-        seen = self._gate
-        self._context.attend(f"launch of {self._label}")
-        if self._stale:
-            raise ClosedError(f"launch of {self._label}: argument '{self._stale}' is gone")
-        _ = self._function.cu_function
-        arguments = list(self._block.arguments)
-        for position, ref in list(self._watched.items()):
-            arguments[position] = ref()
-        for position, value in enumerate(arguments):
-            if isinstance(value, DeviceMemory) and value.is_closed:
-                name = self._block.signature.params[position].name
-                raise ClosedError(
-                    f"launch of {self._label}: argument {position + 1} '{name}' is {value!r}"
-                )
+    def _forget_closed_stream(self) -> None:
         with self._turn:
             if self._current is not None and self._current.is_closed:
                 self._current = None
-        if stream is None:
-            _ = self._stream.cu_stream  # ClosedError after its close()
-        if self._gate is seen and not self._stream.is_closed:  # else the flag stays up
-            self._gate = self._ledger
-        self._ledger.keep((self._function, *arguments))
-
-    def _check_stream(self, stream: CudaStream) -> None:
-        if stream.context is not self._context:
-            raise WrongContextError(
-                f"launch of {self._label}: the stream is of {stream.context!r};"
-                f" wanted one of {self._context!r}"
-            )
 
     def _redirected(self, stream: CudaStream) -> Packed:
         """What call() takes for launches in turn, now on `stream`; with the turn."""
@@ -281,18 +208,3 @@ class PreparedLaunch:
         stream.dependants.add(self)
         self._current = stream
         return packed
-
-    def __repr__(self) -> str:
-        return f"<PreparedLaunch {self._label}>"
-
-
-def _dropped(launch: weakref.ref[PreparedLaunch], name: str) -> Any:
-    """A callback for the end of a slice that the launch does not keep alive."""
-
-    def gone(_: object) -> None:
-        held = launch()
-        if held is not None:
-            held._stale = name
-            held.invalidate()
-
-    return gone

@@ -115,6 +115,94 @@ def check_a_graph_is_updated(s: Session) -> None:
     s.ok(d.cuMemFree(pointer))
 
 
+def _kernel_node(s: Session, function: Any, pointer: Any) -> tuple[Any, Any, Any, Any]:
+    """A graph of one multiplication by 3: graph, node, parameters, and where the factor lies."""
+    d, graph = s.driver, s.ok(s.driver.cuGraphCreate(0))
+    values = ctypes.c_void_p(int(pointer)), ctypes.c_uint32(3)
+    addresses = (ctypes.c_void_p * 2)(*(ctypes.addressof(value) for value in values))
+    params = d.CUDA_KERNEL_NODE_PARAMS()
+    params.func, params.kernelParams = function, ctypes.addressof(addresses)
+    params.gridDimX = params.gridDimY = params.gridDimZ = 1
+    params.blockDimX, params.blockDimY, params.blockDimZ = 8, 1, 1
+    node = s.ok(d.cuGraphAddKernelNode(graph, None, 0, params))
+    return graph, node, params, (values, addresses)
+
+
+def check_a_kernel_node_is_made_by_hand_and_changed(s: Session) -> None:
+    """Arguments are read at each call; a change reaches later launches, and no earlier ones."""
+    d = s.driver
+    pointer = s.ok(d.cuMemAlloc(32))
+    s.ok(d.cuMemsetD32(pointer, 1, 8))
+    s.settle()
+    graph, node, params, kept = _kernel_node(s, s.function(STORE, "multiply"), pointer)
+    kept[0][1].value = 1000  # nobody reads it before the next call
+    ready = s.ok(d.cuGraphInstantiate(graph, 0))
+    s.ok(d.cuGraphLaunch(ready, s.stream))
+    kept[0][1].value = 5
+    s.ok(d.cuGraphExecKernelNodeSetParams(ready, node, params))
+    kept[0][1].value = 1000
+    for _ in range(2):
+        s.ok(d.cuGraphLaunch(ready, s.stream))
+    s.synchronize()
+    assert _read(s, pointer) == [75] * 8
+    params.blockDimX = 2048
+    s.refused(d.cuGraphExecKernelNodeSetParams(ready, node, params), "INVALID_VALUE")
+    s.ok(d.cuGraphLaunch(ready, s.stream))
+    s.synchronize()
+    assert _read(s, pointer) == [375] * 8
+    s.ok(d.cuGraphExecDestroy(ready))
+    s.ok(d.cuGraphDestroy(graph))
+    s.ok(d.cuMemFree(pointer))
+
+
+def check_a_kernel_node_has_attributes(s: Session) -> None:
+    """What cuLaunchKernelEx takes as an attribute is set on the node, and told again."""
+    d = s.driver
+    pointer = s.ok(d.cuMemAlloc(32))
+    s.ok(d.cuMemsetD32(pointer, 1, 8))
+    s.settle()
+    graph, node, _, _ = _kernel_node(s, s.function(STORE, "multiply"), pointer)
+    which, value = d.CUkernelNodeAttrID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE, d.CUkernelNodeAttrValue()
+    assert s.ok(d.cuGraphKernelNodeGetAttribute(node, which)).cooperative == 0
+    value.cooperative = 1
+    s.ok(d.cuGraphKernelNodeSetAttribute(node, which, value))
+    assert s.ok(d.cuGraphKernelNodeGetAttribute(node, which)).cooperative == 1
+    ready = s.ok(d.cuGraphInstantiate(graph, 0))
+    s.ok(d.cuGraphLaunch(ready, s.stream))
+    s.synchronize()
+    assert _read(s, pointer) == [3] * 8
+    s.ok(d.cuGraphExecDestroy(ready))
+    s.ok(d.cuGraphDestroy(graph))
+    s.ok(d.cuMemFree(pointer))
+
+
+def check_a_graph_launched_into_a_capture_is_its_child(s: Session) -> None:
+    """It does not run; it becomes one node, a graph, of the captured graph."""
+    d = s.driver
+    function, pointer = s.function(STORE, "multiply"), s.ok(d.cuMemAlloc(32))
+    s.ok(d.cuMemsetD32(pointer, 1, 8))
+    s.settle()
+    inner = _capture(s, function, pointer, (2, 3))
+    ready = s.ok(d.cuGraphInstantiate(inner, 0))
+    mode = d.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+    s.ok(d.cuStreamBeginCapture(s.stream, mode))
+    s.ok(d.cuGraphLaunch(ready, s.stream))
+    outer = s.ok(d.cuStreamEndCapture(s.stream))
+    assert _read(s, pointer) == [1] * 8
+    nodes, count = s.ok(d.cuGraphGetNodes(outer, 2))
+    kinds = [int(s.ok(d.cuGraphNodeGetType(node))) for node in nodes[:count]]
+    assert kinds == [int(d.CUgraphNodeType.CU_GRAPH_NODE_TYPE_GRAPH)]
+    whole = s.ok(d.cuGraphInstantiate(outer, 0))
+    s.ok(d.cuGraphLaunch(whole, s.stream))
+    s.synchronize()
+    assert _read(s, pointer) == [6] * 8
+    for executable in (ready, whole):
+        s.ok(d.cuGraphExecDestroy(executable))
+    for graph in (inner, outer):
+        s.ok(d.cuGraphDestroy(graph))
+    s.ok(d.cuMemFree(pointer))
+
+
 def check_a_capture_forbids_synchronising(s: Session) -> None:
     """Waiting for a capturing stream is refused and ends the capture without a graph."""
     d = s.driver

@@ -143,6 +143,35 @@ def test_stream_0_means_what_it_means_to_the_bindings(
     assert native.asked == [(b"cuLaunchKernelEx", 11060, 2)]
 
 
+def test_frozen_launches_go_to_an_address_of_their_own(
+    fake: FakeDriver, native: Native, module: ModuleType, direct_ctx: CudaContext
+) -> None:
+    seen: list[tuple[int, int]] = []
+    answers = [0, 0, 201, 0, 701]
+    taken = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(
+        lambda executable, stream: seen.append((executable, stream)) or answers.pop(0)  # type: ignore[func-returns-value]
+    )
+    address = ctypes.cast(taken, ctypes.c_void_p).value
+
+    def find(*args: Any) -> tuple[Any, ...]:
+        native.asked.append(args)
+        return fake.CUresult.CUDA_SUCCESS, address, None
+
+    module.cuGetProcAddress = find  # type: ignore[attr-defined]
+    stream, _, _, launch = ready(direct_ctx)
+    ice, other = launch.freeze(), direct_ctx.new_stream()
+    assert native.asked.pop() == (b"cuGraphLaunch", 10000, 0)
+    ice.launch()
+    ice.launch_with([("n", 7)], other)
+    fake._cuCtxSetCurrent(fake.CUcontext(0xBAD))  # another library's work
+    ice.launch()
+    with pytest.raises(errors.DriverError, match=r"cuGraphLaunch\(axpy .*OUT_OF_RESOURCES"):
+        ice.launch()
+    targets = (stream, other, stream, stream, stream)
+    assert seen == [(ice.handle, target.handle) for target in targets]
+    assert fake.count("cuGraphLaunch") == 0
+
+
 def test_a_driver_that_does_not_tell_is_called_by_name(
     native: Native, fake: FakeDriver, module: ModuleType
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -12,6 +13,10 @@ from helpers.kernels import AXPY, STORE_ALL
 from pyferrum_kv import CudaContext, CudaGraph, CudaSlice, CudaStream, LaunchConfig, errors
 
 CONFIG = LaunchConfig(1, 32)
+
+
+class Owner:
+    """Of memory that is only borrowed."""
 
 
 def add_x(stream: CudaStream, x: CudaSlice, y: CudaSlice, a: float) -> CudaGraph:
@@ -90,19 +95,23 @@ def test_arguments_changed_after_the_launch_stay_alive_too(
     x, y = pair(stream)
     function = fake_ctx.load_module(AXPY).function("axpy")
     launch = function.prepare(CONFIG, x, y, 4, 1.0, stream=stream, keep_arguments=False)
-    z = stream.alloc(4, "f4")
+    z, owner = stream.alloc(4, "f4"), Owner()
     with stream.capture() as graph:
         launch.launch()
         launch.set("x", z)
         launch.launch()
-    del x, y, z, launch
+        launch.launch_with([("x", stream.slice_from_ptr(z.device_ptr, 4, "f4", owner=owner))])
+    kept = weakref.ref(owner)
+    del x, y, z, launch, owner
     gc.collect()
     fake_ctx.synchronize()
     assert fake.count("cuMemFreeAsync") == 0
+    assert kept() is not None
     del graph
     gc.collect()
     fake_ctx.synchronize()
     assert fake.count("cuMemFreeAsync") == 3
+    assert kept() is None
 
 
 def test_nothing_is_freed_or_unloaded_while_a_capture_runs(

@@ -67,6 +67,21 @@ def test_launch_with_changes_all_or_nothing(ctx: CudaContext) -> None:
     assert stream.clone_dtoh(y)[[6, 7]].tolist() == [612, 14]
 
 
+def test_an_argument_not_taken_is_not_watched_instead(ctx: CudaContext) -> None:
+    stream, y, _ = ready(ctx)
+    x, z = stream.alloc_zeros(40, "f4"), stream.alloc_zeros(40, "f4")
+    launch = axpy(ctx).prepare(
+        LaunchConfig(2, 32), x, y, 40, 2.0, stream=stream, keep_arguments=False
+    )
+    with pytest.raises(errors.ArgumentError, match="'a' is float"):
+        launch.launch_with([("x", z), ("a", "wrong")])
+    z.close()
+    launch.launch()  # on x
+    x.close()
+    with pytest.raises(errors.ClosedError, match="argument 1 'x' is"):
+        launch.launch()
+
+
 def test_unknown_parameter_lists_the_known(ctx: CudaContext) -> None:
     _, _, launch = ready(ctx)
     with pytest.raises(errors.ArgumentError, match="no parameter 'q'; it has 'x', 'y', 'n', 'a'"):

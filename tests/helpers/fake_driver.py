@@ -145,6 +145,12 @@ class FakeDriver:
         self.capturing.discard(int(stream))
         return self._new("CUgraph")
 
+    def _cuGraphCreate(self, flags: int) -> tuple[Any]:
+        return self._new("CUgraph")
+
+    def _cuGraphAddKernelNode(self, *args: Any) -> tuple[Any]:
+        return self._new("CUgraphNode")
+
     def _cuGraphInstantiate(self, graph: Any, flags: int) -> tuple[Any]:
         return self._new("CUgraphExec")
 

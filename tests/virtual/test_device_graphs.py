@@ -104,6 +104,45 @@ def test_a_kernel_node_takes_other_arguments(bench):
     assert np.frombuffer(bench.bytes_at(pointer, 4), np.uint32)[0] == 9
 
 
+def test_a_kernel_node_keeps_its_attributes_when_its_arguments_change(bench):
+    d, pointer = bench.driver, bench.filled(64, 0)
+    params = d.CUDA_KERNEL_NODE_PARAMS()
+    params.func = bench.function(STORE, "store")
+    params.kernelParams = ((int(pointer), 3), (POINTER, INT))
+    params.gridDimX, params.gridDimY, params.gridDimZ = 4, 1, 1
+    params.blockDimX = params.blockDimY = params.blockDimZ = 1
+    graph = bench.do("cuGraphCreate", 0)
+    node = bench.do("cuGraphAddKernelNode", graph, None, 0, params)
+    which = d.CUkernelNodeAttrID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+    value = d.CUkernelNodeAttrValue()
+    dim = value.clusterDim
+    for x, wanted in (
+        (16, R.CUDA_ERROR_INVALID_CLUSTER_SIZE),
+        (3, R.CUDA_ERROR_INVALID_CLUSTER_SIZE),  # does not divide the grid
+        (2, R.CUDA_SUCCESS),
+    ):
+        dim.x, dim.y, dim.z = x, 1, 1
+        assert bench.status("cuGraphKernelNodeSetAttribute", node, which, value) == wanted
+    assert bench.do("cuGraphKernelNodeGetAttribute", node, which).clusterDim.x == 2
+    ready = bench.do("cuGraphInstantiate", graph, 0)
+    params.gridDimX = 5
+    refused = bench.status("cuGraphExecKernelNodeSetParams", ready, node, params)
+    assert refused == R.CUDA_ERROR_INVALID_CLUSTER_SIZE
+    params.gridDimX = 2
+    bench.do("cuGraphExecKernelNodeSetParams", ready, node, params)
+    empty = bench.do("cuGraphAddEmptyNode", graph, [], 0)
+    assert bench.status("cuGraphKernelNodeGetAttribute", empty, which) == R.CUDA_ERROR_INVALID_VALUE
+    cooperative = d.CUkernelNodeAttrID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+    value = d.CUkernelNodeAttrValue()
+    value.cooperative = 1
+    bench.do("cuGraphKernelNodeSetAttribute", node, cooperative, value)
+    params.gridDimX = 1 << 20
+    assert bench.do("cuGraphKernelNodeGetAttribute", node, cooperative).cooperative == 1
+    big = bench.do("cuGraphAddKernelNode", graph, None, 0, params)
+    refused = bench.status("cuGraphKernelNodeSetAttribute", big, cooperative, value)
+    assert refused == R.CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE
+
+
 def test_the_default_stream_is_refused_while_a_blocking_stream_captures(bench):
     stream, pointer = bench.stream(flags=0), bench.filled(64)
     mode = bench.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED

@@ -1,4 +1,4 @@
-"""Graphs: by capture, by hand for the simple node types, and executable ones."""
+"""Graphs: by capture, by hand for kernels and empty nodes, and executable ones."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from typing import Any
 
 from cuda.bindings import driver as real
 
-from pyferrum_kv.virtual.arguments import pack
 from pyferrum_kv.virtual.calls.base import driver_call
-from pyferrum_kv.virtual.calls.functions import max_dynamic_shared
-from pyferrum_kv.virtual.calls.launches import LaunchCalls
+from pyferrum_kv.virtual.calls.kernel_nodes import KernelNodeCalls
 from pyferrum_kv.virtual.capture import Capture, Graph, GraphExec, Node
-from pyferrum_kv.virtual.launches import KernelLaunch, check_limits
 from pyferrum_kv.virtual.objects import Stream
 from pyferrum_kv.virtual.order import Access, Op, nothing
 from pyferrum_kv.virtual.status import Refused
@@ -32,7 +29,7 @@ TYPES = {
 }
 
 
-class GraphCalls(LaunchCalls):
+class GraphCalls(KernelNodeCalls):
     """cuStreamBeginCapture and its kin, cuGraph*."""
 
     @driver_call()
@@ -124,42 +121,6 @@ class GraphCalls(LaunchCalls):
         node = self._graph(hGraph).add(self.machine, Op("empty", "empty node", nothing), waits)
         return real.CUgraphNode(node.handle)
 
-    @driver_call(1)
-    def cuGraphAddKernelNode(
-        self, hGraph: Any, dependencies: Any, numDependencies: int, nodeParams: Any
-    ) -> Any:
-        waits = self._waits(dependencies, numDependencies)
-        op = self._kernel_op(self._asked(nodeParams))
-        return real.CUgraphNode(self._graph(hGraph).add(self.machine, op, waits).handle)
-
-    @driver_call(1, needs="init")
-    def cuGraphKernelNodeGetParams(self, hNode: Any) -> Any:
-        asked = self._node(hNode).op.detail
-        if not isinstance(asked, KernelLaunch):
-            raise Refused("INVALID_VALUE", "the node is no kernel node")
-        params = real.CUDA_KERNEL_NODE_PARAMS()
-        params.func = real.CUfunction(asked.function.handle)
-        params.gridDimX, params.gridDimY, params.gridDimZ = asked.grid
-        params.blockDimX, params.blockDimY, params.blockDimZ = asked.block
-        params.sharedMemBytes = asked.dynamic_shared_bytes
-        return params
-
-    def _asked(self, params: Any) -> KernelLaunch:
-        function = self._function(params.func)
-        asked = KernelLaunch(
-            function,
-            (params.gridDimX, params.gridDimY, params.gridDimZ),
-            (params.blockDimX, params.blockDimY, params.blockDimZ),
-            params.sharedMemBytes,
-            pack(function.kernel.signature, params.kernelParams, int(params.extra or 0)),
-        )
-        attributes = function.module.context.device.attributes
-        check_limits(asked, attributes, self._max_threads(function), max_dynamic_shared(function))
-        return asked
-
-    def _waits(self, dependencies: Any, count: int) -> list[Node]:
-        return [self._node(d) for d in list(dependencies or ())[:count]]
-
     # executable graphs
 
     @driver_call(1)
@@ -205,32 +166,12 @@ class GraphCalls(LaunchCalls):
         return result
 
     @driver_call()
-    def cuGraphExecKernelNodeSetParams(self, hGraphExec: Any, hNode: Any, nodeParams: Any) -> None:
-        self._own(hGraphExec, hNode).op = self._kernel_op(self._asked(nodeParams))
-
-    @driver_call()
     def cuGraphNodeSetEnabled(self, hGraphExec: Any, hNode: Any, isEnabled: int) -> None:
         self._own(hGraphExec, hNode).enabled = bool(isEnabled)
 
     @driver_call(1)
     def cuGraphNodeGetEnabled(self, hGraphExec: Any, hNode: Any) -> int:
         return int(self._own(hGraphExec, hNode).enabled)
-
-    def _own(self, hGraphExec: Any, hNode: Any) -> Node:
-        ready = self._exec(hGraphExec)
-        node = ready.node_of.get(int(hNode))
-        if node is None:
-            raise Refused("INVALID_VALUE", "the node is not of the graph that was instantiated")
-        return node
-
-    def _graph(self, handle: Any) -> Graph:
-        return self.machine.lookup(handle, Graph, wrong="INVALID_VALUE")
-
-    def _node(self, handle: Any) -> Node:
-        return self.machine.lookup(handle, Node, wrong="INVALID_VALUE")
-
-    def _exec(self, handle: Any) -> GraphExec:
-        return self.machine.lookup(handle, GraphExec, wrong="INVALID_VALUE")
 
     def _edges(self, hGraph: Any) -> list[tuple[Any, Any]]:
         return [

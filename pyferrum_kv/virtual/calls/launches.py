@@ -125,8 +125,14 @@ def _attributes(config: Any) -> tuple[bool, Dim]:
         if attribute.id == ID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE:
             cooperative = bool(attribute.value.cooperative)
         elif attribute.id == ID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION:
-            dim = attribute.value.clusterDim
-            cluster = (dim.x, dim.y, dim.z)
+            cluster = cluster_of(attribute.value)
+    return cooperative, cluster
+
+
+def cluster_of(value: Any) -> Dim:
+    """The cluster of a launch attribute's value."""
+    dim = value.clusterDim
+    cluster = (dim.x, dim.y, dim.z)
     if min(cluster) < 1 or prod(cluster) > 8:
         raise Refused("INVALID_CLUSTER_SIZE", f"cluster {cluster}; wanted 1 to 8 CTAs")
-    return cooperative, cluster
+    return cluster
