@@ -241,4 +241,3 @@ def available_entries(
         context.attachments[key] = held
     assert isinstance(held, frozenset)
     return held
-
