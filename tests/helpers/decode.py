@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
-from helpers.kv_cache import Guarded, HostCache, assert_close
+from helpers.kv_cache import Guarded, assert_close
 
 from pyferrum_kv import CudaStream, reference
 from pyferrum_kv.dtypes import as_dtype
@@ -15,13 +16,25 @@ ENTRY = "paged_decode_attention_int8"
 """The general entry: the one that serves every shape, and the judge of the fast ones."""
 
 
+class Cache(Protocol):
+    """A paged cache on the host: HostCache of int8, HalfCache of fp16 and bf16."""
+
+    block_table: np.ndarray
+    kv_lens: np.ndarray
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]: ...
+    def to_device(self, stream: CudaStream) -> Any: ...
+
+
 def decode(
     stream: CudaStream,
-    cache: HostCache,
+    cache: Cache,
     q: np.ndarray,
     *,
     q_len: int = 1,
     arrays: dict[str, np.ndarray] | None = None,
+    call: Callable[..., None] = paged_decode_attention_int8,
     **options: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
     """out and lse from the device."""
@@ -33,7 +46,7 @@ def decode(
     options.setdefault("entry", ENTRY)
     options.setdefault("max_kv_len", int(cache.kv_lens.max(initial=0)))
     memory = [stream.clone_htod(a.ravel()) for a in (q, cache.block_table, cache.kv_lens)]
-    paged_decode_attention_int8(
+    call(
         stream,
         memory[0],
         cache.to_device(stream),
@@ -51,17 +64,18 @@ def decode(
 
 def check(
     stream: CudaStream,
-    cache: HostCache,
+    cache: Cache,
     q: np.ndarray,
     *,
     dtype: str = "float16",
     arrays: dict[str, np.ndarray] | None = None,
     reference_options: dict[str, Any] | None = None,
+    call: Callable[..., None] = paged_decode_attention_int8,
     **options: Any,
 ) -> None:
     """Decode on the device and in the reference, and compare out and lse."""
-    out, lse = decode(stream, cache, q, arrays=arrays, **options)
-    wanted, wanted_lse = reference.paged_decode_attention_int8(
+    out, lse = decode(stream, cache, q, arrays=arrays, call=call, **options)
+    wanted, wanted_lse = getattr(reference, call.__name__)(
         q,
         *cache.arrays,
         cache.block_table,

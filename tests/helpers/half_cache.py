@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from helpers.kv_cache import Guarded, assert_close, random_half
+from helpers.decode import check, decode
+from helpers.kv_cache import random_half
 
-from pyferrum_kv import CudaStream, reference
-from pyferrum_kv.dtypes import as_dtype
+from pyferrum_kv import CudaStream
 from pyferrum_kv.half_kv import HalfKvPools, paged_decode_attention
 from pyferrum_kv.int8_kv import KvLayout
 
@@ -62,56 +62,14 @@ def make_half_cache(
 
 
 def decode_half(
-    stream: CudaStream,
-    cache: HalfCache,
-    q: np.ndarray,
-    *,
-    arrays: dict[str, np.ndarray] | None = None,
-    **options: Any,
+    stream: CudaStream, cache: HalfCache, q: np.ndarray, *, entry: str = "", **options: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """out and lse from the device."""
-    out = Guarded(stream, q.size, as_dtype(q.dtype))
-    lse = Guarded(stream, q.shape[0] * q.shape[1], np.float32)
-    extra = {name: stream.clone_htod(a.ravel()) for name, a in (arrays or {}).items()}
-    options.setdefault("max_kv_len", int(cache.kv_lens.max(initial=0)))
-    memory = [stream.clone_htod(a.ravel()) for a in (q, cache.block_table, cache.kv_lens)]
-    paged_decode_attention(
-        stream,
-        memory[0],
-        cache.to_device(stream),
-        memory[1],
-        memory[2],
-        out.slice,
-        num_q_heads=q.shape[1],
-        lse=lse.slice,
-        **extra,
-        **options,
-    )
-    return out.read().reshape(q.shape), lse.read().reshape(q.shape[:2])
+    return decode(stream, cache, q, call=paged_decode_attention, entry=entry, **options)
 
 
 def check_half(
-    stream: CudaStream,
-    cache: HalfCache,
-    q: np.ndarray,
-    *,
-    dtype: str = "float16",
-    arrays: dict[str, np.ndarray] | None = None,
-    reference_options: dict[str, Any] | None = None,
-    **options: Any,
+    stream: CudaStream, cache: HalfCache, q: np.ndarray, *, entry: str = "", **options: Any
 ) -> None:
     """Decode on the device and in the reference, and compare out and lse."""
-    out, lse = decode_half(stream, cache, q, arrays=arrays, **options)
-    wanted, wanted_lse = reference.paged_decode_attention(
-        q,
-        *cache.arrays,
-        cache.block_table,
-        cache.kv_lens,
-        q_len=options.get("q_len", 1),
-        **(reference_options or {}),
-        **(arrays or {}),
-    )
-    assert_close(out, wanted, dtype)
-    np.testing.assert_array_equal(np.isneginf(lse), np.isneginf(wanted_lse))
-    finite = np.isfinite(wanted_lse)
-    np.testing.assert_allclose(lse[finite], wanted_lse[finite], atol=1e-3, rtol=1e-5)
+    check(stream, cache, q, call=paged_decode_attention, entry=entry, **options)
