@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
-from helpers.kv_cache import Guarded, assert_close
+from helpers.kv_cache import Guarded, HostCache, assert_close
 
 from pyferrum_kv import CudaStream, reference
 from pyferrum_kv.dtypes import as_dtype
@@ -88,3 +89,33 @@ def check(
     np.testing.assert_array_equal(np.isneginf(lse), np.isneginf(wanted_lse))
     finite = np.isfinite(wanted_lse)
     np.testing.assert_allclose(lse[finite], wanted_lse[finite], atol=1e-3, rtol=1e-5)
+
+
+def check_relative_error(
+    stream: CudaStream, cache: HostCache, q: np.ndarray, **options: Any
+) -> None:
+    """Decode, and judge the error by the output's own size: relative L2 of at most 5e-4."""
+    out, _ = decode(stream, cache, q, **options)
+    wanted, _ = reference.paged_decode_attention_int8(
+        q, *cache.arrays, cache.block_table, cache.kv_lens
+    )
+    # what fp16 itself loses on such an output is not the kernel's
+    floor = np.linalg.norm(wanted.astype(np.float16) - wanted)
+    error = np.linalg.norm(out.astype(np.float64) - wanted)
+    assert error <= 5e-4 * np.linalg.norm(wanted) + floor
+
+
+def check_alone_and_together(
+    stream: CudaStream, cache: HostCache, q: np.ndarray, **options: Any
+) -> None:
+    """A deterministic decode gives each sequence the bits that it gives it alone."""
+    together, lse = decode(stream, cache, q, deterministic=True, **options)
+    for b in range(len(cache.kv_lens)):
+        one = replace(
+            cache,
+            block_table=cache.block_table[b : b + 1],
+            kv_lens=cache.kv_lens[b : b + 1],
+        )
+        alone, lse_alone = decode(stream, one, q[b : b + 1], deterministic=True, **options)
+        np.testing.assert_array_equal(alone[0], together[b])
+        np.testing.assert_array_equal(lse_alone[0], lse[b])

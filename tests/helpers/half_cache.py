@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from helpers.decode import check, decode
-from helpers.kv_cache import random_half
+from helpers.kv_cache import permuted_blocks, random_half
 
 from pyferrum_kv import CudaStream
 from pyferrum_kv.half_kv import HalfKvPools, paged_decode_attention
@@ -43,21 +43,16 @@ def make_half_cache(
     spare_blocks: int = 0,
 ) -> HalfCache:
     """Random tokens in blocks in random order."""
-    blocks = [-(-n // block_size) for n in kv_lens]
-    layout = KvLayout(max(sum(blocks) + spare_blocks, 1), block_size, num_kv_heads, head_dim)
+    blocks = sum(-(-n // block_size) for n in kv_lens) + spare_blocks
+    layout = KvLayout(max(blocks, 1), block_size, num_kv_heads, head_dim)
     shape = (layout.num_blocks, block_size, num_kv_heads, head_dim)
     pools = [random_half(rng, shape, dtype) for _ in "kv"]
-    unused = np.ones(shape[:2], bool)
-    order = rng.permutation(layout.num_blocks).astype(np.int32)
-    table = np.full((len(kv_lens), max(blocks, default=0) + 1), 2**31 - 1, np.int32)
-    taken = 0
-    for b, n in enumerate(kv_lens):
-        table[b, : blocks[b]] = order[taken : taken + blocks[b]]
-        taken += blocks[b]
-        t = np.arange(n)
-        unused[table[b, t // block_size], t % block_size] = False
+    table, slots = permuted_blocks(rng, layout, kv_lens)
+    unused = np.ones(layout.num_slots, bool)
+    for used in slots:
+        unused[used] = False
     for pool in pools:
-        pool.view(np.uint16)[unused] = 0x7FC0 if dtype == "bfloat16" else 0x7E00
+        pool.view(np.uint16)[unused.reshape(shape[:2])] = 0x7FC0 if dtype == "bfloat16" else 0x7E00
     return HalfCache(layout, *pools, table, np.array(kv_lens, np.int32))
 
 
