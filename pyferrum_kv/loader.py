@@ -82,7 +82,7 @@ class PtxLoader:
         return module.function(entry)
 
     def preload(self, *entries: str) -> None:
-        """Load the named entries, or all that this device can run, before a capture asks."""
+        """Load the named entries, or all that this device serves, before a capture asks."""
         for entry in entries or filter(self.serves, self.bundle.entries):
             self.function(entry)
 

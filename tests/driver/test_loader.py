@@ -47,6 +47,7 @@ def test_older_device_takes_the_older_target_or_none(
     assert fake.count("cuModuleLoadDataEx") == 0
 
 
+@pytest.mark.slow
 def test_every_entry_that_the_device_can_run_is_preloaded(ctx: CudaContext) -> None:
     loader = PtxLoader.of(ctx)
     loader.preload()

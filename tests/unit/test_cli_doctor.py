@@ -67,6 +67,7 @@ def test_on_the_virtual_device_it_loads_the_bundle_and_says_what_it_is() -> None
     assert exit_code(found) == 0
 
 
+@pytest.mark.slow
 def test_what_is_for_other_devices_is_counted_and_nothing_to_worry_about() -> None:
     found = diagnose("virtual", PtxBundle.default)
     entries = PtxBundle.default().entries
