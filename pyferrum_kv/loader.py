@@ -58,6 +58,20 @@ class PtxLoader:
             self.bundle.variants(entry), context.compute_capability, context.api.version, entry
         )
 
+    def serves(self, entry: str) -> bool:
+        """Whether this device can run an entry of the bundle.
+
+        An entry for newer devices only is there for Hopper's clusters and bulk copies. The virtual
+        device emulates neither, and says so: its TENSOR_MAP_ACCESS_SUPPORTED is 0.
+        """
+        try:
+            self.variant(entry)
+        except NoVariant:
+            return False
+        return not self.bundle.is_newer_only(entry) or bool(
+            self.context.attribute("TENSOR_MAP_ACCESS_SUPPORTED")
+        )
+
     def _load(self, entry: str) -> CudaFunction:
         variant, bundle = self.variant(entry), self.bundle
         module = self.context.load_module(
@@ -68,20 +82,9 @@ class PtxLoader:
         return module.function(entry)
 
     def preload(self, *entries: str) -> None:
-        """Load the named entries, or all that this device can run, before a capture asks."""
-        for entry in entries or self._servable():
+        """Load the named entries, or all that this device serves, before a capture asks."""
+        for entry in entries or filter(self.serves, self.bundle.entries):
             self.function(entry)
-
-    def _servable(self) -> list[str]:
-        """Entries with a variant for this device: a bundle may hold some for newer ones only."""
-        servable = []
-        for entry in self.bundle.entries:
-            try:
-                self.variant(entry)
-            except NoVariant:
-                continue
-            servable.append(entry)
-        return servable
 
     def explain(self, entry: str) -> str:
         """What would be loaded for an entry, and why."""

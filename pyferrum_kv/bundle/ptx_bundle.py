@@ -69,6 +69,11 @@ class PtxBundle:
         """Return the variants that hold an entry, lowest target first."""
         return self.entries[self._known(entry)]
 
+    def is_newer_only(self, entry: str) -> bool:
+        """Return whether an entry has no text for the lowest target that others have."""
+        lowest = min(_number(variants[0].target) for variants in self.entries.values() if variants)
+        return all(_number(variant.target) > lowest for variant in self.variants(entry))
+
     def ptx(self, module: str, target: str) -> bytes:
         """Return the text of a module for a target, without a NUL; verified on first read."""
         key = (module, target)

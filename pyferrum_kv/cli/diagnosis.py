@@ -20,7 +20,7 @@ from pyferrum_kv.bundle.driver_versions import from_code, in_words
 from pyferrum_kv.cli.terminal import Mark, bytes_text, dotted
 from pyferrum_kv.driver import Api, CudaContext, device_count, open_driver
 from pyferrum_kv.driver.device import Device
-from pyferrum_kv.errors import BundleError, DeviceNotFound, FerrumError, NoVariant
+from pyferrum_kv.errors import BundleError, DeviceNotFound, FerrumError
 from pyferrum_kv.loader import PtxLoader
 from pyferrum_kv.nvrtc import WANTED_WHEEL, WHEEL
 
@@ -202,29 +202,31 @@ def _look_at_device(api: Api, ordinal: int, bundle: PtxBundle | None) -> tuple[S
 
 
 def _loads(api: Api, ordinal: int, bundle: PtxBundle, section: Section) -> bool:
-    """Load every entry that has a variant for the device; the general ones must load."""
+    """Load every entry that the device can run; the general ones must load."""
     ctx = CudaContext.new(ordinal, driver=api)
     with ctx:
         free, total = ctx.mem_info()
         section.add("fact", "memory", f"{bytes_text(free)} free of {bytes_text(total)}")
         pools = "stream-ordered" if ctx.has_async_alloc else "synchronising: no memory pools here"
         section.add("fact", "allocation", pools)
-        loader, refused = PtxLoader.of(ctx, bundle), {}
-        for entry in bundle.entries:
+        loader = PtxLoader.of(ctx, bundle)
+        served = list(filter(loader.serves, bundle.entries))
+        others = [entry for entry in bundle.entries if entry not in served]
+        refused: dict[str, str] = {}
+        for entry in served:
             try:
                 loader.function(entry)
-            except NoVariant as none:
-                refused[entry] = str(none)
             except FerrumError as error:
                 refused[entry] = f"{entry}: {error}"
-    loaded = len(bundle.entries) - len(refused)
-    works = bool(loaded) and GENERAL.isdisjoint(refused)
+    loaded = len(served) - len(refused)
+    works = bool(loaded) and GENERAL.isdisjoint({*others, *refused})
     mark: Mark = "bad" if not works else "note" if refused else "ok"
-    count = f"{loaded} of {len(bundle.entries)} entries"
-    first = (
-        [f"{len(refused)} cannot be, the first:", next(iter(refused.values()))] if refused else []
-    )
-    section.add(mark, "loading", "\n".join([f"{count} are loaded", *first]))
+    told = [f"{loaded} of {len(bundle.entries)} entries are loaded"]
+    if others:
+        told.append(f"{len(others)} are for other devices or drivers, the first: {others[0]}")
+    if refused:
+        told += [f"{len(refused)} cannot be, the first:", next(iter(refused.values()))]
+    section.add(mark, "loading", "\n".join(told))
     return works
 
 

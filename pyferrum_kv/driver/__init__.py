@@ -21,6 +21,7 @@ from pyferrum_kv.driver.pool import MemoryPool
 from pyferrum_kv.driver.prepared import PreparedLaunch
 from pyferrum_kv.driver.slices import CudaSlice
 from pyferrum_kv.driver.stream import CudaStream
+from pyferrum_kv.driver.tensor_map import encode_tensor_map
 from pyferrum_kv.driver.unified import UnifiedSlice
 
 __all__ = [
@@ -44,5 +45,6 @@ __all__ = [
     "PreparedLaunch",
     "UnifiedSlice",
     "device_count",
+    "encode_tensor_map",
     "open_driver",
 ]

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyferrum_kv.driver.launch_config import LaunchConfig
 from pyferrum_kv.dtypes import dtype_name
 from pyferrum_kv.half_kv.entries import APPEND
 from pyferrum_kv.int8_kv import debug as debugging
 from pyferrum_kv.int8_kv.append import CheckedAppend
 from pyferrum_kv.int8_kv.checks import MAX_INT32, DeviceSlice, check_int, check_slice
+from pyferrum_kv.int8_kv.grid_launch import GridLaunch
 from pyferrum_kv.int8_kv.launch_cache import keep, launches_of
-from pyferrum_kv.loader import PtxLoader
 
 if TYPE_CHECKING:
     from pyferrum_kv.driver import CudaStream
-    from pyferrum_kv.driver.prepared import PreparedLaunch
     from pyferrum_kv.half_kv.pools import HalfKvPools
 
 _NAME = "kv_cache_append"
@@ -72,10 +70,10 @@ def kv_cache_append(
     held.run()
 
 
-class HalfAppendLaunch:
+class HalfAppendLaunch(GridLaunch):
     """Checked and prepared for one set of slices and sizes."""
 
-    __slots__ = ("launch",)
+    __slots__ = ()
 
     def __init__(
         self,
@@ -86,7 +84,7 @@ class HalfAppendLaunch:
         num_tokens: int | None,
         given_strides: tuple[tuple[int, int] | None, tuple[int, int] | None],
     ) -> None:
-        self.launch: PreparedLaunch | None = None
+        super().__init__()
         context, layout = stream.context, pools.layout
         checked = CheckedAppend.of(
             *(context, given, layout, pools.slices, slot_mapping, num_tokens, given_strides),
@@ -101,19 +99,12 @@ class HalfAppendLaunch:
         lanes = num_tokens * layout.num_kv_heads * layout.head_dim // 8
         grid = -(-lanes // _THREADS)
         check_int(_NAME, "num_tokens * num_kv_heads * head_dim / 2048", grid, 1, MAX_INT32)
-        self.launch = (
-            PtxLoader.of(context)
-            .function(APPEND[dtype_name(k.dtype)])
-            .prepare(
-                LaunchConfig((grid, 1, 1), (_THREADS, 1, 1)),
-                *(k, v, *pools.slices, slot_mapping, layout.num_slots),
-                *(of_k.token, of_k.head, of_v.token, of_v.head, layout.kv_block_stride),
-                *(num_tokens, layout.num_kv_heads, layout.head_dim, layout.block_size),
-                stream=stream,
-                keep_arguments=False,
-            )
+        self.prepare(
+            stream,
+            APPEND[dtype_name(k.dtype)],
+            grid,
+            _THREADS,
+            *(k, v, *pools.slices, slot_mapping, layout.num_slots),
+            *(of_k.token, of_k.head, of_v.token, of_v.head, layout.kv_block_stride),
+            *(num_tokens, layout.num_kv_heads, layout.head_dim, layout.block_size),
         )
-
-    def run(self) -> None:
-        if self.launch is not None:
-            self.launch.launch()

@@ -9,16 +9,17 @@ from pyferrum_kv.dtypes import as_dtype, dtype_name
 from pyferrum_kv.errors import ArgumentError
 from pyferrum_kv.int8_kv.checks import HALVES, DeviceSlice, check_disjoint, check_slice
 from pyferrum_kv.int8_kv.layout import KvLayout
+from pyferrum_kv.int8_kv.pools import ClosedOnError, Closing
 
 if TYPE_CHECKING:
-    from pyferrum_kv.driver import CudaSlice, CudaStream
+    from pyferrum_kv.driver import CudaStream
 
 POOL_ALIGNMENT = 16
 """Bytes: eight elements are read and written at once."""
 
 
 @dataclass(frozen=True)
-class HalfKvPools:
+class HalfKvPools(Closing):
     """Borrows two slices of one type that `layout` describes; allocate() makes them.
 
     k_pool, v_pool:  fp16, bf16  [num_blocks, block_size, num_kv_heads, head_dim]
@@ -58,15 +59,10 @@ class HalfKvPools:
                 f"HalfKvPools.allocate: dtype is {dtype_name(kind)}; wanted float16 or bfloat16;"
                 " int8_kv.Int8KvPools holds int8"
             )
-        made: list[CudaSlice] = []
-        try:
+        with ClosedOnError() as made:
             for _ in "kv":
                 made.append(stream.alloc_zeros(layout.num_codes, kind))
             return cls(layout, *made)
-        except BaseException:
-            for held in made:
-                held.close()
-            raise
 
     @property
     def slices(self) -> tuple[DeviceSlice, DeviceSlice]:
@@ -76,15 +72,3 @@ class HalfKvPools:
     def key(self) -> tuple[object, ...]:
         """What a cache may know them by: a token for each slice, 0 once closed, and the layout."""
         return (self.k_pool.token, self.v_pool.token, self.layout)
-
-    def close(self) -> None:
-        """Free the slices that are owners; views are left to theirs."""
-        for held in self.slices:
-            if held.root is held:
-                held.root.close()
-
-    def __enter__(self) -> HalfKvPools:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

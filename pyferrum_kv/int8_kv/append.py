@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pyferrum_kv.driver.launch_config import LaunchConfig
 from pyferrum_kv.dtypes import dtype_name
 from pyferrum_kv.int8_kv import debug as debugging
 from pyferrum_kv.int8_kv.checks import (
@@ -16,12 +15,12 @@ from pyferrum_kv.int8_kv.checks import (
     check_int,
     check_slice,
 )
+from pyferrum_kv.int8_kv.grid_launch import GridLaunch
 from pyferrum_kv.int8_kv.launch_cache import LAUNCHES, keep
 from pyferrum_kv.int8_kv.strides import Strides
-from pyferrum_kv.loader import PtxLoader
 
 if TYPE_CHECKING:
-    from pyferrum_kv.driver import CudaContext, CudaStream, PreparedLaunch
+    from pyferrum_kv.driver import CudaContext, CudaStream
     from pyferrum_kv.int8_kv.layout import KvLayout
     from pyferrum_kv.int8_kv.pools import Int8KvPools
 
@@ -98,10 +97,10 @@ def int8_kv_cache_append(
     held.run()
 
 
-class AppendLaunch:
+class AppendLaunch(GridLaunch):
     """Checked and prepared for one set of slices and sizes."""
 
-    __slots__ = ("launch",)
+    __slots__ = ()
 
     def __init__(
         self,
@@ -118,7 +117,7 @@ class AppendLaunch:
         names: tuple[str, ...] = NAMES,
         operation: str = _NAME,
     ) -> None:
-        self.launch: PreparedLaunch | None = None
+        super().__init__()
         checked = CheckedAppend.of(
             stream.context,
             (k, v),
@@ -135,20 +134,13 @@ class AppendLaunch:
         grid = num_ctas(
             operation, checked.num_tokens, "num_kv_heads", layout.num_kv_heads, layout.head_dim
         )
-        self.launch = (
-            PtxLoader.of(stream.context)
-            .function(APPEND_ENTRIES[dtype_name(k.dtype)])
-            .prepare(
-                LaunchConfig((grid, 1, 1), (THREADS, 1, 1)),
-                *checked.arguments,
-                stream=stream,
-                keep_arguments=False,
-            )
+        self.prepare(
+            stream,
+            APPEND_ENTRIES[dtype_name(k.dtype)],
+            grid,
+            THREADS,
+            *checked.arguments,
         )
-
-    def run(self) -> None:
-        if self.launch is not None:
-            self.launch.launch()
 
 
 class CheckedAppend(NamedTuple):

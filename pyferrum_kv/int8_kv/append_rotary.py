@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyferrum_kv.driver.launch_config import LaunchConfig
 from pyferrum_kv.dtypes import dtype_name
 from pyferrum_kv.errors import ArgumentError
 from pyferrum_kv.int8_kv import debug as debugging
@@ -18,12 +17,12 @@ from pyferrum_kv.int8_kv.checks import (
     check_int,
     check_slice,
 )
+from pyferrum_kv.int8_kv.grid_launch import GridLaunch
 from pyferrum_kv.int8_kv.launch_cache import keep, launches_of, token_of
 from pyferrum_kv.int8_kv.strides import Strides
-from pyferrum_kv.loader import PtxLoader
 
 if TYPE_CHECKING:
-    from pyferrum_kv.driver import CudaStream, PreparedLaunch
+    from pyferrum_kv.driver import CudaStream
     from pyferrum_kv.int8_kv.pools import Int8KvPools
 
 _NAME = "int8_kv_cache_append_rotary"
@@ -105,10 +104,10 @@ def int8_kv_cache_append_rotary(
     held.run()
 
 
-class RotaryLaunch:
+class RotaryLaunch(GridLaunch):
     """Checked and prepared for one set of slices and sizes."""
 
-    __slots__ = ("launch", "max_position", "num_tokens")
+    __slots__ = ("max_position", "num_tokens")
 
     def __init__(
         self,
@@ -126,7 +125,7 @@ class RotaryLaunch:
         kv_strides: tuple[TwoStrides, TwoStrides],
         q_strides: tuple[TwoStrides, TwoStrides],
     ) -> None:
-        self.launch: PreparedLaunch | None = None
+        super().__init__()
         context, layout = stream.context, pools.layout
         checked = CheckedAppend.of(
             *(context, kv, layout, pools.slices, slot_mapping, num_tokens, kv_strides),
@@ -169,23 +168,16 @@ class RotaryLaunch:
         head_dim = layout.head_dim
         grid = num_ctas(_NAME, num_tokens, "num_kv_heads", layout.num_kv_heads, head_dim)
         grid += num_ctas(_NAME, num_tokens, "num_q_heads", num_q_heads, head_dim)
-        self.launch = (
-            PtxLoader.of(context)
-            .function(ROTARY_ENTRIES[dtype_name(kv[0].dtype)])
-            .prepare(
-                LaunchConfig((grid, 1, 1), (THREADS, 1, 1)),
-                *checked.arguments,
-                *(q, q if q_out is None else q_out, positions, cos_sin),
-                *(strides[0].token, strides[0].head, strides[1].token, strides[1].head),
-                *(num_q_heads, rotary_dim, max_position, int(interleaved)),
-                stream=stream,
-                keep_arguments=False,
-            )
+        self.prepare(
+            stream,
+            ROTARY_ENTRIES[dtype_name(kv[0].dtype)],
+            grid,
+            THREADS,
+            *checked.arguments,
+            *(q, q if q_out is None else q_out, positions, cos_sin),
+            *(strides[0].token, strides[0].head, strides[1].token, strides[1].head),
+            *(num_q_heads, rotary_dim, max_position, int(interleaved)),
         )
-
-    def run(self) -> None:
-        if self.launch is not None:
-            self.launch.launch()
 
 
 def _checked_q(

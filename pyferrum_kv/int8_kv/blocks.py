@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyferrum_kv.driver.launch_config import LaunchConfig
 from pyferrum_kv.driver.pinned import PinnedSlice
 from pyferrum_kv.errors import ArgumentError
 from pyferrum_kv.int8_kv import debug as debugging
@@ -21,11 +20,11 @@ from pyferrum_kv.int8_kv.checks import (
     check_int,
     check_slice,
 )
+from pyferrum_kv.int8_kv.grid_launch import GridLaunch
 from pyferrum_kv.int8_kv.launch_cache import keep, launches_of
-from pyferrum_kv.loader import PtxLoader
 
 if TYPE_CHECKING:
-    from pyferrum_kv.driver import CudaStream, PreparedLaunch
+    from pyferrum_kv.driver import CudaStream
     from pyferrum_kv.int8_kv.pools import Int8KvPools
 
 BLOCKS_ENTRY = "copy_blocks"
@@ -101,13 +100,13 @@ def _run(
             within=src is dst,
             operation=operation,
         )
-    held.run(stream)
+    held.copy(stream)
 
 
-class BlocksLaunch:
+class BlocksLaunch(GridLaunch):
     """Checked and prepared for two sets of pools and one slice of pairs."""
 
-    __slots__ = ("launch", "pinned")
+    __slots__ = ("pinned",)
 
     def __init__(
         self,
@@ -118,7 +117,7 @@ class BlocksLaunch:
         block_pairs: DeviceSlice,
         num_pairs: int | None,
     ) -> None:
-        self.launch: PreparedLaunch | None = None
+        super().__init__()
         context, layout = stream.context, src.layout
         check_slice(operation, "block_pairs", block_pairs, INT32, 0, context)
         if num_pairs is None:
@@ -154,29 +153,25 @@ class BlocksLaunch:
         parts = -(-layout.kv_block_stride // _PART_BYTES)
         grid = num_pairs * 2 * parts
         check_int(operation, "num_pairs * parts of a block", grid, 1, MAX_INT32)
-        self.launch = (
-            PtxLoader.of(context)
-            .function(BLOCKS_ENTRY)
-            .prepare(
-                LaunchConfig((grid, 1, 1), (_THREADS, 1, 1)),
-                *src.slices,
-                *dst.slices,
-                block_pairs,
-                layout.kv_block_stride,
-                layout.scale_block_stride,
-                layout.num_blocks,
-                dst.layout.num_blocks,
-                num_pairs,
-                parts,
-                stream=stream,
-                keep_arguments=False,
-            )
+        self.prepare(
+            stream,
+            BLOCKS_ENTRY,
+            grid,
+            _THREADS,
+            *src.slices,
+            *dst.slices,
+            block_pairs,
+            layout.kv_block_stride,
+            layout.scale_block_stride,
+            layout.num_blocks,
+            dst.layout.num_blocks,
+            num_pairs,
+            parts,
         )
 
-    def run(self, stream: CudaStream) -> None:
-        if self.launch is None:
-            return
-        self.launch.launch()
-        if self.pinned and not stream.context.ledger.captures:
+    def copy(self, stream: CudaStream) -> None:
+        """Launch, and let page-locked pools know that `stream` uses them."""
+        self.run()
+        if self.launch is not None and self.pinned and not stream.context.ledger.captures:
             for memory in self.pinned:
                 memory.copied_on(stream)

@@ -11,12 +11,11 @@ from pyferrum_kv.driver.launch_config import LaunchConfig, checked_config
 from pyferrum_kv.driver.prepared import PreparedLaunch
 from pyferrum_kv.driver.tensor_map import encode_tensor_map
 from pyferrum_kv.driver.turn import Turn
-from pyferrum_kv.errors import ArgumentError, NoVariant
+from pyferrum_kv.errors import ArgumentError
 from pyferrum_kv.int8_kv.checks import DeviceSlice, check_float
 from pyferrum_kv.int8_kv.explain import ENTRIES, explain
 from pyferrum_kv.int8_kv.plan import Budget, DecodeEntry, DecodePlan, DecodeShape
-from pyferrum_kv.int8_kv.plan_cluster import CLUSTER
-from pyferrum_kv.int8_kv.plan_tma import TILE_TOKENS, TMA, chunk_bytes
+from pyferrum_kv.int8_kv.plan_tma import TILE_TOKENS, chunk_bytes
 from pyferrum_kv.int8_kv.strides import Strides
 from pyferrum_kv.int8_kv.workspace import Workspace
 from pyferrum_kv.loader import PtxLoader
@@ -232,28 +231,13 @@ def _may_overlap(context: CudaContext) -> bool:
 def available_entries(
     context: CudaContext, entries: tuple[DecodeEntry, ...] = ENTRIES
 ) -> frozenset[str]:
-    """Those of the decode entries that the bundle has for this device and driver."""
+    """Those of the decode entries that the bundle has and this device can run."""
     key = (available_entries, entries)
     held: Any = context.attachments.get(key)
     if held is None:
         loader = PtxLoader.of(context)
-        held = frozenset(name for name in _known(entries) if _serves(loader, name))
-        if not context.attribute("TENSOR_MAP_ACCESS_SUPPORTED"):
-            held -= {entry.entry(dtype) for entry in (*CLUSTER, *TMA) for dtype in _DTYPES}
+        known = (entry.entry(dtype) for entry in entries for dtype in _DTYPES)
+        held = frozenset(n for n in known if n in loader.bundle.entries and loader.serves(n))
         context.attachments[key] = held
     assert isinstance(held, frozenset)
     return held
-
-
-def _known(entries: tuple[DecodeEntry, ...]) -> list[str]:
-    return [entry.entry(dtype) for entry in entries for dtype in _DTYPES]
-
-
-def _serves(loader: PtxLoader, name: str) -> bool:
-    if name not in loader.bundle.entries:
-        return False
-    try:
-        loader.variant(name)
-    except NoVariant:
-        return False
-    return True

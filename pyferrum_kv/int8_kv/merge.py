@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyferrum_kv.driver.launch_config import LaunchConfig
 from pyferrum_kv.dtypes import dtype_name
 from pyferrum_kv.int8_kv.checks import (
     FLOAT32,
@@ -16,12 +15,12 @@ from pyferrum_kv.int8_kv.checks import (
     check_int,
     check_slice,
 )
+from pyferrum_kv.int8_kv.grid_launch import GridLaunch
 from pyferrum_kv.int8_kv.launch_cache import keep, launches_of, token_of
 from pyferrum_kv.int8_kv.strides import MAX_STRIDE
-from pyferrum_kv.loader import PtxLoader
 
 if TYPE_CHECKING:
-    from pyferrum_kv.driver import CudaStream, PreparedLaunch
+    from pyferrum_kv.driver import CudaStream
 
 _NAME = "merge_attention_states"
 _THREADS = 256  # as in kernels/merge_attention_states.cu
@@ -76,10 +75,10 @@ def merge_attention_states(
     held.run()
 
 
-class MergeLaunch:
+class MergeLaunch(GridLaunch):
     """Checked and prepared for one set of slices and sizes."""
 
-    __slots__ = ("launch",)
+    __slots__ = ()
 
     def __init__(
         self,
@@ -88,7 +87,7 @@ class MergeLaunch:
         sizes: tuple[int, int | None, int, int],
         strides: tuple[int | None, int | None],
     ) -> None:
-        self.launch: PreparedLaunch | None = None
+        super().__init__()
         partial_out, partial_lse, out, lse = slices
         context = stream.context
         num_states = check_int(_NAME, "num_states", sizes[0], 1, MAX_INT32)
@@ -125,25 +124,18 @@ class MergeLaunch:
         chunks = rows * head_dim * dtype.itemsize // _CHUNK_BYTES
         grid = -(-chunks // _THREADS)
         check_int(_NAME, "num_tokens * num_q_heads * head_dim in chunks", chunks, 1, MAX_INT32)
-        self.launch = (
-            PtxLoader.of(context)
-            .function(MERGE_ENTRIES[dtype_name(dtype)])
-            .prepare(
-                LaunchConfig((grid, 1, 1), (_THREADS, 1, 1)),
-                partial_out,
-                partial_lse,
-                out,
-                lse,
-                stride,
-                lse_stride,
-                num_states,
-                rows,
-                head_dim,
-                stream=stream,
-                keep_arguments=False,
-            )
+        self.prepare(
+            stream,
+            MERGE_ENTRIES[dtype_name(dtype)],
+            grid,
+            _THREADS,
+            partial_out,
+            partial_lse,
+            out,
+            lse,
+            stride,
+            lse_stride,
+            num_states,
+            rows,
+            head_dim,
         )
-
-    def run(self) -> None:
-        if self.launch is not None:
-            self.launch.launch()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyferrum_kv.int8_kv.checks import FLOAT16, INT8, DeviceSlice, check_disjoint, check_slice
 from pyferrum_kv.int8_kv.layout import KvLayout
@@ -11,14 +11,49 @@ from pyferrum_kv.int8_kv.layout import KvLayout
 if TYPE_CHECKING:
     import numpy as np
 
-    from pyferrum_kv.driver import CudaContext, CudaSlice, CudaStream, PinnedSlice
+    from pyferrum_kv.driver import CudaContext, CudaStream
 
 POOL_ALIGNMENT = 8
 """Bytes: eight codes are written at once."""
 
 
+Held = TypeVar("Held", bound="Closing")
+
+
+class ClosedOnError(list[Any]):
+    """Slices in the making: if the block fails, what was made is closed."""
+
+    def __enter__(self) -> ClosedOnError:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            for held in self:
+                held.close()
+
+
+class Closing:
+    """Pools as a context manager, over `slices`."""
+
+    @property
+    def slices(self) -> tuple[DeviceSlice, ...]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Free the slices that are owners; views are left to theirs."""
+        for held in self.slices:
+            if held.root is held:
+                held.root.close()
+
+    def __enter__(self: Held) -> Held:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 @dataclass(frozen=True)
-class Int8KvPools:
+class Int8KvPools(Closing):
     """Borrows four slices that `layout` describes; allocate() makes them.
 
     k_pool, v_pool:      int8    [num_blocks, block_size, num_kv_heads, head_dim]
@@ -45,15 +80,10 @@ class Int8KvPools:
         Zeros, because the tensor-core kernels load whole tiles of 16 tokens: what lies past a
         sequence's end changes nothing, but a memory checker wants it written.
         """
-        made: list[CudaSlice] = []
-        try:
+        with ClosedOnError() as made:
             for num_elements, dtype in _sizes(layout):
                 made.append(stream.alloc_zeros(num_elements, dtype))
             return cls(layout, *made)
-        except BaseException:
-            for held in made:
-                held.close()
-            raise
 
     @classmethod
     def allocate_pinned(cls, ctx: CudaContext, layout: KvLayout) -> Int8KvPools:
@@ -61,16 +91,12 @@ class Int8KvPools:
 
         Their slices' `array` is what the host sees, after a wait().
         """
-        made: list[PinnedSlice] = []
-        try:
+        with ClosedOnError() as made:
             for num_elements, dtype in _sizes(layout):
-                made.append(ctx.alloc_pinned(num_elements, dtype))
-                made[-1].array.fill(0)
+                pinned = ctx.alloc_pinned(num_elements, dtype)
+                made.append(pinned)
+                pinned.array.fill(0)
             return cls(layout, *made)
-        except BaseException:
-            for held in made:
-                held.close()
-            raise
 
     @property
     def slices(self) -> tuple[DeviceSlice, DeviceSlice, DeviceSlice, DeviceSlice]:
@@ -80,18 +106,6 @@ class Int8KvPools:
     def key(self) -> tuple[Any, ...]:
         """What a prepared launch on these pools is found by."""
         return (*(held.token for held in self.slices), self.layout_key)
-
-    def close(self) -> None:
-        """Free the slices that are owners; views are left to theirs."""
-        for held in self.slices:
-            if held.root is held:
-                held.root.close()
-
-    def __enter__(self) -> Int8KvPools:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _sizes(layout: KvLayout) -> tuple[tuple[int, np.dtype[Any]], ...]:

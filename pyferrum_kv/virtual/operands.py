@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from pyferrum_kv.ptx_reader import PtxSyntaxError
+from pyferrum_kv.virtual.form import NotEmulated
 from pyferrum_kv.virtual.program import (
     Address,
     Imm,
@@ -33,6 +34,16 @@ SPECIALS = frozenset(
     + ["%clock_hi", "%globaltimer", "%globaltimer_lo", "%globaltimer_hi"]
     + ["%dynamic_smem_size", "%total_smem_size", "WARP_SZ"]
 )
+NOT_EMULATED = frozenset(
+    [f"%{name}.{axis}" for name in ("clusterid", "nclusterid") for axis in "xyz"]
+    + [f"%{name}.{axis}" for name in ("cluster_ctaid", "cluster_nctaid") for axis in "xyz"]
+    + ["%is_explicit_cluster", "%cluster_ctarank", "%cluster_nctarank", "%aggr_smem_size"]
+    + [f"%envreg{i}" for i in range(32)]
+    + [f"%pm{i}{width}" for i in range(8) for width in ("", "_64")]
+    + [f"%reserved_smem_offset_{which}" for which in ("begin", "end", "cap", "0", "1")]
+    + ["%current_graph_exec"]
+)
+"""Special registers that PTX has and the virtual device has not."""
 
 
 class OperandReader:
@@ -140,6 +151,8 @@ class OperandReader:
     def _named(self, text: str, line: int) -> Reg | Special | Symbol:
         if text in SPECIALS:
             return Special(text)
+        if text in NOT_EMULATED:
+            raise NotEmulated(f"{text} is not emulated")
         found = self._find(text)
         if found is None and text[0] == "%":
             raise PtxSyntaxError(line, f"register {text} is not declared")

@@ -13,8 +13,9 @@ from functools import lru_cache
 
 from pyferrum_kv.ptx_reader import PtxSyntaxError, read_ptx
 from pyferrum_kv.virtual.forms import OPCODES, NotEmulated, check_operands, find_form
+from pyferrum_kv.virtual.labels import LabelScopes
 from pyferrum_kv.virtual.operands import OperandReader
-from pyferrum_kv.virtual.program import Instruction, Kernel, Program, Symbol
+from pyferrum_kv.virtual.program import Instruction, Kernel, Program
 from pyferrum_kv.virtual.variables import lay_out, read_variable
 
 NAME = r"[A-Za-z_$%][\w$]*"
@@ -147,10 +148,10 @@ class _Body:
 
     def __init__(self, parser: _Parser, kernel: Kernel) -> None:
         self.parser, self.kernel = parser, kernel
-        self.reader = OperandReader(kernel)
+        self.reader, self.labels = OperandReader(kernel), LabelScopes(kernel)
         self.loc = (0, 0)
         self.call_params: set[str] = set()
-        self.pending_label = ""
+        self.last_label = ""
 
     def read(self) -> None:
         p, depth = self.parser, 0
@@ -166,7 +167,8 @@ class _Body:
             elif what == "loc":
                 self.loc = (int(found["file"]), int(found["row"]))
             elif what == "label":
-                self.label(found)
+                at = p.line(found.start("label"))
+                self.last_label = self.labels.label(found["label"], at)
             elif what == "directive":
                 p.at -= 1
                 self.directive()
@@ -175,21 +177,16 @@ class _Body:
             elif found["brace"] == "{":
                 depth += 1
                 self.reader.open_scope()
+                self.labels.open()
             elif found["brace"] == "}":
                 depth -= 1
                 self.reader.close_scope()
+                self.labels.close()
                 if depth == 0:
                     break
         self.kernel.registers = self.reader.registers
         lay_out(self.kernel)
-        self.check_labels()
-
-    def label(self, found: re.Match[str]) -> None:
-        name = found["label"]
-        if name in self.kernel.labels:
-            raise self.parser.fail(f"label {name} is defined twice", found.start("label"))
-        self.kernel.labels[name] = len(self.kernel.instructions)
-        self.pending_label = name
+        self.check_names()
 
     def directive(self) -> None:
         p = self.parser
@@ -199,8 +196,8 @@ class _Body:
             variable = read_variable(found[0], p.line(found.start()))
             self.kernel.variables[variable.name] = variable
         elif found := p.take(_TARGETS):
-            names = tuple(n.strip() for n in found[1].split(","))
-            self.kernel.branch_lists[self.pending_label] = names
+            names = [name.strip() for name in found[1].split(",")]
+            self.labels.targets(self.last_label, names, p.line(found.start()))
         elif found := p.take(_CALL_DIRECTIVE):
             # of a call, which is refused by its own line
             self.call_params.update(re.findall(NAME + r"(?=\s*[;\[])", found[0]))
@@ -239,16 +236,19 @@ class _Body:
                 raise PtxSyntaxError(line, f"{opcode.partition('.')[0]} is no PTX opcode") from None
             self.kernel.unsupported.append((line, f"{text}: {refusal}"))
             return
-        operands = self.reader.read(found["operands"], line)
+        try:
+            operands = self.reader.read(found["operands"], line)
+        except NotEmulated as refusal:
+            self.kernel.unsupported.append((line, f"{text}: {refusal}"))
+            return
         instruction = Instruction(line, opcode, operands, guard, self.loc, text)
         check_operands(instruction, form)
+        self.labels.branch(instruction)
         self.kernel.instructions.append(instruction)
 
-    def check_labels(self) -> None:
+    def check_names(self) -> None:
         """Every name that is neither register, variable nor parameter must be a label."""
         kernel = self.kernel
-        for instruction in kernel.instructions:
-            self.check_branch(instruction)
         for line, name in self.reader.names:
             known = (
                 name in kernel.labels
@@ -261,19 +261,6 @@ class _Body:
             )
             if not known and not any(at == line for at, _ in kernel.unsupported):
                 raise PtxSyntaxError(line, f"{name} is not declared")
-
-    def check_branch(self, instruction: Instruction) -> None:
-        """A branch goes to a label, or by a list of labels."""
-        if not instruction.opcode.startswith(("bra", "brx")):
-            return
-        target = instruction.operands[-1]
-        assert isinstance(target, Symbol)
-        names: tuple[str, ...] = (target.name,)
-        if instruction.opcode.startswith("brx"):
-            names = self.kernel.branch_lists.get(target.name, (target.name,))
-        for name in names:
-            if name not in self.kernel.labels:
-                raise PtxSyntaxError(instruction.line, f"{name} is not declared as a label")
 
 
 def _blank_comment(match: re.Match[str]) -> str:

@@ -17,6 +17,7 @@ PUBLIC = [
     (module, name)
     for module in (
         "pyferrum_kv",
+        "pyferrum_kv.driver",
         "pyferrum_kv.int8_kv",
         "pyferrum_kv.half_kv",
         "pyferrum_kv.virtual",

@@ -47,6 +47,34 @@ def test_older_device_takes_the_older_target_or_none(
     assert fake.count("cuModuleLoadDataEx") == 0
 
 
+@pytest.mark.slow
+def test_every_entry_that_the_device_can_run_is_preloaded(ctx: CudaContext) -> None:
+    loader = PtxLoader.of(ctx)
+    loader.preload()
+    served = [entry for entry in loader.bundle.entries if loader.serves(entry)]
+    assert f"{len(served)} of {len(loader.bundle.entries)} entries loaded" in repr(loader)
+    assert all(loader.function(entry).name == entry for entry in served)
+
+
+def test_what_only_hopper_runs_is_served_where_its_copy_engine_is(
+    fake: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = {entry for entry in PtxBundle.default().entries if "_tma_" in entry}
+    newest |= {entry for entry in PtxBundle.default().entries if "_cluster_" in entry}
+    assert newest
+
+    def not_served(ordinal: int) -> set[str]:
+        loader = PtxLoader.of(CudaContext.new(ordinal, driver=fake))
+        return {entry for entry in loader.bundle.entries if not loader.serves(entry)}
+
+    assert not_served(0) == set()
+    monkeypatch.setitem(FakeDriver.attributes, "TENSOR_MAP_ACCESS_SUPPORTED", 0)
+    CudaContext.new(0, driver=fake).close()
+    assert not_served(0) == newest
+    monkeypatch.setitem(FakeDriver.attributes, "COMPUTE_CAPABILITY_MAJOR", 8)
+    assert not_served(1) == newest
+
+
 def test_a_capture_meets_nothing_unloaded_after_preload(
     ctx: CudaContext, stream: CudaStream
 ) -> None:

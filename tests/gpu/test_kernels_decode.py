@@ -9,8 +9,8 @@ import itertools
 
 import numpy as np
 import pytest
-from helpers.decode import ENTRY, check, decode
-from helpers.kv_cache import Guarded, HostCache, assert_close, make_cache, random_half
+from helpers.decode import ENTRY, check, check_alone_and_together, check_relative_error, decode
+from helpers.kv_cache import Guarded, assert_close, make_cache, random_half
 
 from pyferrum_kv import reference
 from pyferrum_kv.int8_kv import Int8KvPools, KvLayout, paged_decode_attention_int8
@@ -84,14 +84,7 @@ def test_v_scales_from_tiny_to_one_at_131072_tokens(stream, rng, entry, v_factor
     """Scales of 1e-5 to 1: V of that times 127. Judged relative to the output's own size."""
     cache = make_cache(rng, [131072], num_kv_heads=1, head_dim=64, v_factor=v_factor * 40)
     q = random_half(rng, (1, 4, 64), "float16") * np.float16(4)
-    out, _ = decode(stream, cache, q, entry=entry)
-    wanted, _ = reference.paged_decode_attention_int8(
-        q, *cache.arrays, cache.block_table, cache.kv_lens
-    )
-    # what fp16 itself loses on such an output is not the kernel's
-    floor = np.linalg.norm(wanted.astype(np.float16) - wanted)
-    error = np.linalg.norm(out.astype(np.float64) - wanted)
-    assert error <= 5e-4 * np.linalg.norm(wanted) + floor
+    check_relative_error(stream, cache, q, entry=entry)
 
 
 @pytest.mark.parametrize("v_factor", [1e-4, 1.0])
@@ -103,13 +96,7 @@ def test_one_dominant_token_among_131072(stream, rng, entry, v_factor):
     cache = make_cache(
         rng, [kv_len], num_kv_heads=1, head_dim=head_dim, k=k, v_factor=v_factor * 40
     )
-    out, _ = decode(stream, cache, q, entry=entry)
-    wanted, _ = reference.paged_decode_attention_int8(
-        q, *cache.arrays, cache.block_table, cache.kv_lens
-    )
-    floor = np.linalg.norm(wanted.astype(np.float16) - wanted)
-    error = np.linalg.norm(out.astype(np.float64) - wanted)
-    assert error <= 5e-4 * np.linalg.norm(wanted) + floor
+    check_relative_error(stream, cache, q, entry=entry)
 
 
 @pytest.mark.parametrize("head_dim", [64, 128, 80])
@@ -166,14 +153,7 @@ def test_the_same_bits_on_repeat_whatever_order_ctas_arrive_in(stream, rng, entr
 def test_deterministic_bits_alone_and_in_a_batch(stream, rng, entry):
     cache = make_cache(rng, [5000, 17, 2011, 3000], head_dim=128, num_kv_heads=2)
     q = random_half(rng, (4, 8, 128), "float16")
-    together, lse = decode(stream, cache, q, deterministic=True, entry=entry)
-    for b in range(4):
-        one = HostCache(
-            cache.layout, *cache.arrays, cache.block_table[b : b + 1], cache.kv_lens[b : b + 1]
-        )
-        alone, lse_alone = decode(stream, one, q[b : b + 1], deterministic=True, entry=entry)
-        np.testing.assert_array_equal(alone[0], together[b])
-        np.testing.assert_array_equal(lse_alone[0], lse[b])
+    check_alone_and_together(stream, cache, q, entry=entry)
 
 
 def test_a_captured_decode_reads_new_lengths_tables_and_codes(gpu_ctx, rng, entry):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.decode import check, decode
-from helpers.kv_cache import Guarded, HostCache, assert_close, make_cache, random_half
+from helpers.decode import check, check_alone_and_together, check_relative_error, decode
+from helpers.kv_cache import Guarded, assert_close, make_cache, random_half
 
 from pyferrum_kv import reference
 from pyferrum_kv.int8_kv import paged_decode_attention_int8
@@ -126,13 +126,7 @@ def test_a_table_entry_outside_the_pool_makes_its_sequence_nan(stream, rng, entr
 def test_a_long_sequence_keeps_the_promised_accuracy(stream, rng, entry, head_dim, v_factor):
     cache = make_cache(rng, [131072, 17], num_kv_heads=1, head_dim=head_dim, v_factor=v_factor * 40)
     q = random_half(rng, (2, 4, head_dim), "float16")
-    out, _ = decode(stream, cache, q, entry=entry)
-    wanted, _ = reference.paged_decode_attention_int8(
-        q, *cache.arrays, cache.block_table, cache.kv_lens
-    )
-    floor = np.linalg.norm(wanted.astype(np.float16) - wanted)
-    error = np.linalg.norm(out.astype(np.float64) - wanted)
-    assert error <= 5e-4 * np.linalg.norm(wanted) + floor
+    check_relative_error(stream, cache, q, entry=entry)
 
 
 def test_the_same_bits_on_repeat_under_load(stream, rng, entry, head_dim):
@@ -169,11 +163,4 @@ def test_deterministic_bits_alone_and_in_a_batch(stream, rng, head_dim):
     entry = f"{DECODE}_tma_d{head_dim}"
     cache = make_cache(rng, [5000, 17, 2011, 3000], head_dim=head_dim, num_kv_heads=2)
     q = random_half(rng, (4, 8, head_dim), "float16")
-    together, lse = decode(stream, cache, q, deterministic=True, entry=entry)
-    for b in range(4):
-        one = HostCache(
-            cache.layout, *cache.arrays, cache.block_table[b : b + 1], cache.kv_lens[b : b + 1]
-        )
-        alone, lse_alone = decode(stream, one, q[b : b + 1], deterministic=True, entry=entry)
-        np.testing.assert_array_equal(alone[0], together[b])
-        np.testing.assert_array_equal(lse_alone[0], lse[b])
+    check_alone_and_together(stream, cache, q, entry=entry)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 from helpers.kv_cache import Guarded, HostCache, assert_close
@@ -15,13 +17,25 @@ ENTRY = "paged_decode_attention_int8"
 """The general entry: the one that serves every shape, and the judge of the fast ones."""
 
 
+class Cache(Protocol):
+    """A paged cache on the host: HostCache of int8, HalfCache of fp16 and bf16."""
+
+    block_table: np.ndarray
+    kv_lens: np.ndarray
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]: ...
+    def to_device(self, stream: CudaStream) -> Any: ...
+
+
 def decode(
     stream: CudaStream,
-    cache: HostCache,
+    cache: Cache,
     q: np.ndarray,
     *,
     q_len: int = 1,
     arrays: dict[str, np.ndarray] | None = None,
+    call: Callable[..., None] = paged_decode_attention_int8,
     **options: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
     """out and lse from the device."""
@@ -33,7 +47,7 @@ def decode(
     options.setdefault("entry", ENTRY)
     options.setdefault("max_kv_len", int(cache.kv_lens.max(initial=0)))
     memory = [stream.clone_htod(a.ravel()) for a in (q, cache.block_table, cache.kv_lens)]
-    paged_decode_attention_int8(
+    call(
         stream,
         memory[0],
         cache.to_device(stream),
@@ -51,17 +65,18 @@ def decode(
 
 def check(
     stream: CudaStream,
-    cache: HostCache,
+    cache: Cache,
     q: np.ndarray,
     *,
     dtype: str = "float16",
     arrays: dict[str, np.ndarray] | None = None,
     reference_options: dict[str, Any] | None = None,
+    call: Callable[..., None] = paged_decode_attention_int8,
     **options: Any,
 ) -> None:
     """Decode on the device and in the reference, and compare out and lse."""
-    out, lse = decode(stream, cache, q, arrays=arrays, **options)
-    wanted, wanted_lse = reference.paged_decode_attention_int8(
+    out, lse = decode(stream, cache, q, arrays=arrays, call=call, **options)
+    wanted, wanted_lse = getattr(reference, call.__name__)(
         q,
         *cache.arrays,
         cache.block_table,
@@ -74,3 +89,33 @@ def check(
     np.testing.assert_array_equal(np.isneginf(lse), np.isneginf(wanted_lse))
     finite = np.isfinite(wanted_lse)
     np.testing.assert_allclose(lse[finite], wanted_lse[finite], atol=1e-3, rtol=1e-5)
+
+
+def check_relative_error(
+    stream: CudaStream, cache: HostCache, q: np.ndarray, **options: Any
+) -> None:
+    """Decode, and judge the error by the output's own size: relative L2 of at most 5e-4."""
+    out, _ = decode(stream, cache, q, **options)
+    wanted, _ = reference.paged_decode_attention_int8(
+        q, *cache.arrays, cache.block_table, cache.kv_lens
+    )
+    # what fp16 itself loses on such an output is not the kernel's
+    floor = np.linalg.norm(wanted.astype(np.float16) - wanted)
+    error = np.linalg.norm(out.astype(np.float64) - wanted)
+    assert error <= 5e-4 * np.linalg.norm(wanted) + floor
+
+
+def check_alone_and_together(
+    stream: CudaStream, cache: HostCache, q: np.ndarray, **options: Any
+) -> None:
+    """A deterministic decode gives each sequence the bits that it gives it alone."""
+    together, lse = decode(stream, cache, q, deterministic=True, **options)
+    for b in range(len(cache.kv_lens)):
+        one = replace(
+            cache,
+            block_table=cache.block_table[b : b + 1],
+            kv_lens=cache.kv_lens[b : b + 1],
+        )
+        alone, lse_alone = decode(stream, one, q[b : b + 1], deterministic=True, **options)
+        np.testing.assert_array_equal(alone[0], together[b])
+        np.testing.assert_array_equal(lse_alone[0], lse[b])

@@ -181,6 +181,9 @@ class FakeDriver:
     def _cuMemAllocFromPoolAsync(self, num_bytes: int, pool: Any, stream: Any) -> tuple[Any]:
         return self._new("CUdeviceptr")
 
+    def _cuTensorMapEncodeTiled(self, *args: Any) -> tuple[Any]:
+        return (real.CUtensorMap(),)
+
     def _cuModuleLoadDataEx(self, *args: Any) -> tuple[Any]:
         return self._new("CUmodule")
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from helpers.kv_cache import Guarded, assert_close, random_half
+from helpers.decode import check, decode
+from helpers.kv_cache import permuted_blocks, random_half
 
-from pyferrum_kv import CudaStream, reference
-from pyferrum_kv.dtypes import as_dtype
+from pyferrum_kv import CudaStream
 from pyferrum_kv.half_kv import HalfKvPools, paged_decode_attention
 from pyferrum_kv.int8_kv import KvLayout
 
@@ -43,75 +43,28 @@ def make_half_cache(
     spare_blocks: int = 0,
 ) -> HalfCache:
     """Random tokens in blocks in random order."""
-    blocks = [-(-n // block_size) for n in kv_lens]
-    layout = KvLayout(max(sum(blocks) + spare_blocks, 1), block_size, num_kv_heads, head_dim)
+    blocks = sum(-(-n // block_size) for n in kv_lens) + spare_blocks
+    layout = KvLayout(max(blocks, 1), block_size, num_kv_heads, head_dim)
     shape = (layout.num_blocks, block_size, num_kv_heads, head_dim)
     pools = [random_half(rng, shape, dtype) for _ in "kv"]
-    unused = np.ones(shape[:2], bool)
-    order = rng.permutation(layout.num_blocks).astype(np.int32)
-    table = np.full((len(kv_lens), max(blocks, default=0) + 1), 2**31 - 1, np.int32)
-    taken = 0
-    for b, n in enumerate(kv_lens):
-        table[b, : blocks[b]] = order[taken : taken + blocks[b]]
-        taken += blocks[b]
-        t = np.arange(n)
-        unused[table[b, t // block_size], t % block_size] = False
+    table, slots = permuted_blocks(rng, layout, kv_lens)
+    unused = np.ones(layout.num_slots, bool)
+    for used in slots:
+        unused[used] = False
     for pool in pools:
-        pool.view(np.uint16)[unused] = 0x7FC0 if dtype == "bfloat16" else 0x7E00
+        pool.view(np.uint16)[unused.reshape(shape[:2])] = 0x7FC0 if dtype == "bfloat16" else 0x7E00
     return HalfCache(layout, *pools, table, np.array(kv_lens, np.int32))
 
 
 def decode_half(
-    stream: CudaStream,
-    cache: HalfCache,
-    q: np.ndarray,
-    *,
-    arrays: dict[str, np.ndarray] | None = None,
-    **options: Any,
+    stream: CudaStream, cache: HalfCache, q: np.ndarray, *, entry: str = "", **options: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """out and lse from the device."""
-    out = Guarded(stream, q.size, as_dtype(q.dtype))
-    lse = Guarded(stream, q.shape[0] * q.shape[1], np.float32)
-    extra = {name: stream.clone_htod(a.ravel()) for name, a in (arrays or {}).items()}
-    options.setdefault("max_kv_len", int(cache.kv_lens.max(initial=0)))
-    memory = [stream.clone_htod(a.ravel()) for a in (q, cache.block_table, cache.kv_lens)]
-    paged_decode_attention(
-        stream,
-        memory[0],
-        cache.to_device(stream),
-        memory[1],
-        memory[2],
-        out.slice,
-        num_q_heads=q.shape[1],
-        lse=lse.slice,
-        **extra,
-        **options,
-    )
-    return out.read().reshape(q.shape), lse.read().reshape(q.shape[:2])
+    return decode(stream, cache, q, call=paged_decode_attention, entry=entry, **options)
 
 
 def check_half(
-    stream: CudaStream,
-    cache: HalfCache,
-    q: np.ndarray,
-    *,
-    dtype: str = "float16",
-    arrays: dict[str, np.ndarray] | None = None,
-    reference_options: dict[str, Any] | None = None,
-    **options: Any,
+    stream: CudaStream, cache: HalfCache, q: np.ndarray, *, entry: str = "", **options: Any
 ) -> None:
     """Decode on the device and in the reference, and compare out and lse."""
-    out, lse = decode_half(stream, cache, q, arrays=arrays, **options)
-    wanted, wanted_lse = reference.paged_decode_attention(
-        q,
-        *cache.arrays,
-        cache.block_table,
-        cache.kv_lens,
-        q_len=options.get("q_len", 1),
-        **(reference_options or {}),
-        **(arrays or {}),
-    )
-    assert_close(out, wanted, dtype)
-    np.testing.assert_array_equal(np.isneginf(lse), np.isneginf(wanted_lse))
-    finite = np.isfinite(wanted_lse)
-    np.testing.assert_allclose(lse[finite], wanted_lse[finite], atol=1e-3, rtol=1e-5)
+    check(stream, cache, q, call=paged_decode_attention, entry=entry, **options)

@@ -46,25 +46,36 @@ def make_cache(
     spare_blocks: int = 2,
 ) -> HostCache:
     """Random tokens through the reference quantiser into blocks in random order."""
-    blocks = [-(-n // block_size) for n in kv_lens]
-    layout = KvLayout(max(sum(blocks) + spare_blocks, 1), block_size, num_kv_heads, head_dim)
+    blocks = sum(-(-n // block_size) for n in kv_lens) + spare_blocks
+    layout = KvLayout(max(blocks, 1), block_size, num_kv_heads, head_dim)
     shape = (layout.num_blocks, block_size, num_kv_heads)
     pools = [rng.integers(-128, 128, (*shape, head_dim), dtype=np.int8) for _ in "kv"]
     scales = [np.full(shape, np.nan, np.float16) for _ in "kv"]
-    order = rng.permutation(layout.num_blocks).astype(np.int32)
-    table = np.full((len(kv_lens), max(blocks, default=0) + 1), 2**31 - 1, np.int32)
-    taken = 0
-    for b, n in enumerate(kv_lens):
-        table[b, : blocks[b]] = order[taken : taken + blocks[b]]
-        taken += blocks[b]
-        t = np.arange(n)
-        slots = table[b, t // block_size] * block_size + t % block_size
+    table, slots_of = permuted_blocks(rng, layout, kv_lens)
+    for n, slots in zip(kv_lens, slots_of, strict=True):
         tokens = rng.standard_normal((2, n, num_kv_heads, head_dim))
         tokens[1] *= v_factor
         if k is not None:
             tokens[0] = k[:n]
         reference.int8_kv_cache_append(*tokens, *pools, *scales, slots)
     return HostCache(layout, *pools, *scales, table, np.array(kv_lens, np.int32))
+
+
+def permuted_blocks(
+    rng: np.random.Generator, layout: KvLayout, kv_lens: list[int]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The block table of sequences in random blocks, and each one's slots, token by token."""
+    size = layout.block_size
+    blocks = [-(-n // size) for n in kv_lens]
+    order = rng.permutation(layout.num_blocks).astype(np.int32)
+    table = np.full((len(kv_lens), max(blocks, default=0) + 1), 2**31 - 1, np.int32)
+    slots, taken = [], 0
+    for b, n in enumerate(kv_lens):
+        table[b, : blocks[b]] = order[taken : taken + blocks[b]]
+        taken += blocks[b]
+        t = np.arange(n)
+        slots.append(table[b, t // size] * size + t % size)
+    return table, slots
 
 
 def random_half(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:

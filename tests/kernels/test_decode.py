@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.decode import ENTRY, check, decode
+from helpers.decode import ENTRY, check, check_alone_and_together, decode
 from helpers.kv_cache import Guarded, HostCache, assert_close, make_cache, random_half
 
 from pyferrum_kv import reference
@@ -61,14 +61,7 @@ def test_deterministic_mode_gives_a_sequence_the_same_bits_in_any_batch(stream, 
     monkeypatch.setattr("pyferrum_kv.int8_kv.decode.DETERMINISTIC_SPLIT_LEN", 32)
     cache = make_cache(rng, [70, 97, 5], num_kv_heads=1, head_dim=16)
     q = random_half(rng, (3, 2, 16), "float16")
-    together, lse = decode(stream, cache, q, deterministic=True)
-    for b in range(3):
-        cache_alone = HostCache(
-            cache.layout, *cache.arrays, cache.block_table[b : b + 1], cache.kv_lens[b : b + 1]
-        )
-        alone, lse_alone = decode(stream, cache_alone, q[b : b + 1], deterministic=True)
-        np.testing.assert_array_equal(alone[0], together[b])
-        np.testing.assert_array_equal(lse_alone[0], lse[b])
+    check_alone_and_together(stream, cache, q)
 
 
 def test_lengths_may_stay_unsaid_when_all_are_equal(stream, rng):

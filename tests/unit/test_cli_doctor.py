@@ -67,6 +67,19 @@ def test_on_the_virtual_device_it_loads_the_bundle_and_says_what_it_is() -> None
     assert exit_code(found) == 0
 
 
+@pytest.mark.slow
+def test_what_is_for_other_devices_is_counted_and_nothing_to_worry_about() -> None:
+    found = diagnose("virtual", PtxBundle.default)
+    entries = PtxBundle.default().entries
+    newer = [entry for entry in entries if PtxBundle.default().is_newer_only(entry)]
+    assert findings(found, "Device 0")["loading"] == (
+        "ok",
+        f"{len(entries) - len(newer)} of {len(entries)} entries are loaded\n"
+        f"{len(newer)} are for other devices or drivers, the first: {newer[0]}",
+    )
+    assert exit_code(found) == 0
+
+
 def test_it_shows_the_same_in_words_and_as_json() -> None:
     found = diagnose(NoDriver(), append_only)
     words, document = io.StringIO(), io.StringIO()

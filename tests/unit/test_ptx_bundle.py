@@ -30,6 +30,16 @@ def test_a_bundle_gives_signature_variants_and_text(folder: Path) -> None:
     assert repr(bundle).endswith("bundle: 1 modules, 1 entries>")
 
 
+def test_an_entry_is_for_newer_devices_only_beside_one_that_is_not(folder: Path) -> None:
+    bundle = PtxBundle.open(folder)
+    assert not bundle.is_newer_only("saxpy")
+    bundle.entries["saxpy"] = bundle.variants("saxpy")[1:]  # all that there is is for sm_90
+    assert not bundle.is_newer_only("saxpy")
+    shipped = PtxBundle.default()
+    newer = {entry for entry in shipped.entries if shipped.is_newer_only(entry)}
+    assert newer == {entry for entry in shipped.entries if "_tma_" in entry or "_cluster_" in entry}
+
+
 def test_a_file_is_read_once(folder: Path) -> None:
     bundle = PtxBundle.open(folder)
     first = bundle.ptx("saxpy", "sm_80")

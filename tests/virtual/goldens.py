@@ -1,7 +1,11 @@
 """Goldens: what hardware computes for every opcode form, kept in goldens.npz beside this file.
 
     PYTHONPATH=.:tests python -m virtual.goldens --record tests/virtual/goldens.npz   # on a GPU
+    PYTHONPATH=.:tests python -m virtual.goldens --missing --record tests/virtual/goldens.npz
     PYTHONPATH=.:tests python -m virtual.goldens --write /tmp/ptx         # the PTX, for ptxas
+
+With --missing, only the cases run that the file has not, or has of an earlier text; those that are
+no more are dropped.
 
 The file holds for each case the fingerprint of its kernel and inputs, and the bytes of its output.
 """
@@ -10,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,9 +25,9 @@ from virtual.golden_kernels import (
     atomic_cases,
     matrix_cases,
     memory_cases,
-    random_cases,
     warp_cases,
 )
+from virtual.golden_random import random_cases
 from virtual.golden_text import LANES, Case, register_case
 
 from pyferrum_kv.virtual.memory import Memory
@@ -141,14 +145,18 @@ def mismatches(case: Case, got: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 # --------------------------------------------------------------- the file
 
 
-def record(path: Path) -> int:
-    """Run every case on hardware and write the file; returns its size."""
-    device = Hardware()
-    found: dict[str, Any] = {}
-    for name, case in all_cases().items():
-        found[name] = packed(case, device.run(case))
+def record(path: Path, run: Callable[[Case], np.ndarray], *, missing: bool = False) -> list[str]:
+    """Run every case, or only what the file is missing, and write the file; the names that ran."""
+    cases = all_cases()
+    found: dict[str, np.ndarray] = {}
+    if missing:
+        known = read(path)
+        found = {n: known[n][1] for n, c in cases.items() if known.get(n, "?")[0] == c.fingerprint}
+    ran = [name for name in cases if name not in found]
+    for name in ran:
+        found[name] = packed(cases[name], run(cases[name]))
     write(path, found)
-    return path.stat().st_size
+    return ran
 
 
 def write(path: Path, outputs: dict[str, np.ndarray]) -> None:
@@ -190,11 +198,13 @@ def modules() -> Iterator[tuple[str, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--record", type=Path, metavar="NPZ")
+    parser.add_argument("--missing", action="store_true", help="record only what is not there")
     parser.add_argument("--write", type=Path, metavar="FOLDER")
     asked = parser.parse_args()
     if asked.record:
-        size = record(asked.record)
-        print(f"{len(all_cases())} cases, {size} bytes")  # noqa: T201
+        ran = record(asked.record, Hardware().run, missing=asked.missing)
+        told = f"{len(ran)} of {len(all_cases())} cases run, {asked.record.stat().st_size} bytes"
+        print(f"{told}: {', '.join(ran[:20])}")  # noqa: T201
     if asked.write:
         asked.write.mkdir(parents=True, exist_ok=True)
         for target, text in modules():

@@ -26,6 +26,16 @@ def test_ptx_that_is_valid_but_not_emulated_is_refused_by_opcode_and_line(bench)
     bench.do("cuModuleGetFunction", module, b"multiply")
 
 
+def test_a_special_register_that_is_not_emulated_is_refused_by_name_and_line(bench):
+    text = STORE.replace(
+        "    st.global.u32 [%rd1], %r1;", "    mov.u32 %r1, %cluster_nctarank;\n    {old}"
+    ).replace("{old}", "st.global.u32 [%rd1], %r1;")
+    line = text[: text.index("%cluster_nctarank")].count("\n") + 1
+    module = bench.do("cuModuleLoadData", text.encode() + b"\0")
+    assert bench.status("cuModuleGetFunction", module, b"store") == R.CUDA_ERROR_NOT_SUPPORTED
+    assert f"line {line}: mov.u32 %r1, %cluster_nctarank" in bench.driver.last_error
+
+
 @pytest.mark.parametrize("magic", [b"\x7fELF", b"\x50\xed\x55\xba"])
 def test_machine_code_is_refused_as_such(bench, magic):
     assert bench.status("cuModuleLoadData", magic + bytes(60)) == R.CUDA_ERROR_NOT_SUPPORTED

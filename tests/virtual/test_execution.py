@@ -93,6 +93,14 @@ def test_a_branch_table_sends_each_lane_its_way() -> None:
     assert run.arrays[0].tolist() == [100 + i % 4 for i in range(32)]
 
 
+def test_a_label_written_again_in_another_scope_is_another_place() -> None:
+    again = "{ .reg .pred more; AGAIN: add.u32 w1, w1, 1; setp.lt.u32 more, w1, %s;\n"
+    again += "@more bra AGAIN; }\n"
+    body = "mov.u32 w1, 0;\n" + again % "t" + "add.u32 w1, w1, 100;\n" + again % "150"
+    run = Run(body + thread_store("w1") + "ret;", ZEROS[:64], block=64)
+    assert run.arrays[0].tolist() == [max(150, max(i, 1) + 101) for i in range(64)]
+
+
 def test_local_const_and_global_variables() -> None:
     outside = (
         ".const .align 4 .b32 table[4] = {10, 20, 30, 0x28};\n.global .align 8 .u64 counter = 5;\n"

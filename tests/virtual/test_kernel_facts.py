@@ -1,12 +1,14 @@
 """What the shipped kernels ask of memory, exactly: other numbers are another speed.
 
-Every decode entry is here, by the families that the planner knows: a new one needs a row in SHAPES.
-Lines are found by opcode and file, so that edits elsewhere in a kernel change nothing.
+Every decode entry that is emulated is here, by the families that the planner knows: a new one needs
+a row in SHAPES, and one that only Hopper runs a part of its name in HOPPER. Lines are found by
+opcode and file, so that edits elsewhere in a kernel change nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fractions import Fraction
 from functools import cache
 
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 from helpers.decode import check
 from helpers.kv_cache import make_cache, random_half
 
-from pyferrum_kv import CudaContext
+from pyferrum_kv import CudaContext, PtxBundle
 from pyferrum_kv.int8_kv import Int8KvPools, KvLayout, int8_kv_cache_append
 from pyferrum_kv.int8_kv.explain import ENTRIES
 from pyferrum_kv.virtual import VirtualDriver
@@ -22,16 +24,32 @@ from pyferrum_kv.virtual.metrics import LineFacts
 
 SECTOR, TILE, NUM_KV_HEADS = 32, 16, 2
 GENERAL = "paged_decode_attention_int8"
+HOPPER = ("_tma_", "_cluster_")
 SHAPES = {  # stem -> (num_q_heads, head_dim, block_size)
+    f"{GENERAL}_d32": (8, 32, 16),
+    f"{GENERAL}_d32_any_block": (8, 32, 5),
     f"{GENERAL}_d64_rows16": (32, 64, 16),
     f"{GENERAL}_d64": (8, 64, 16),
     f"{GENERAL}_d64_any_block": (8, 64, 5),
+    f"{GENERAL}_d80": (8, 80, 16),
+    f"{GENERAL}_d80_any_block": (8, 80, 5),
+    f"{GENERAL}_d96": (8, 96, 16),
+    f"{GENERAL}_d96_any_block": (8, 96, 5),
     f"{GENERAL}_d128_rows16": (32, 128, 16),
     f"{GENERAL}_d128": (8, 128, 16),
     f"{GENERAL}_d128_any_block": (8, 128, 5),
+    f"{GENERAL}_d192": (8, 192, 16),
+    f"{GENERAL}_d192_any_block": (8, 192, 5),
     f"{GENERAL}_d256": (8, 256, 16),
     f"{GENERAL}_d256_any_block": (8, 256, 5),
 }
+READ = {80: (Fraction(11, 10), Fraction(7, 5))}
+"""head_dim -> bytes and sectors read for each byte of codes, where it is no multiple of 32: the
+last lanes of V read a word twice, and a row's loads share sectors. Else 1 and 1."""
+CONFLICTS = {  # head_dim, query rows of a tile -> a warp's, when it leaves its state of a piece
+    (32, 8): 4, (64, 8): 24, (80, 8): 26, (96, 8): 24, (128, 8): 12, (192, 8): 28, (256, 8): 12,
+    (64, 16): 56, (128, 16): 88,
+}  # fmt: skip
 TILES, RAGGED = (96, 48), (96, 40)
 every_family = pytest.mark.parametrize("stem", SHAPES)
 both_dtypes = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -76,24 +94,30 @@ def sector_bytes(found: Iterable[LineFacts]) -> int:
 
 
 def test_every_family_is_measured():
-    assert {family.stem for family in ENTRIES} == {*SHAPES, GENERAL}
+    stems = {family.stem for family in ENTRIES}
+    hopper = {stem for stem in stems if any(part in stem for part in HOPPER)}
+    assert stems - hopper == {*SHAPES, GENERAL}
+    assert {stem for stem in stems if PtxBundle.default().is_newer_only(stem)} == hopper
 
 
 @both_dtypes
 @every_family
 def test_decode_reads_each_code_once_and_in_whole_sectors(stem: str, dtype: str) -> None:
     codes = lines(decode_facts(stem, TILES, dtype), "L1::no_allocate")
-    wanted = 2 * sum(TILES) * NUM_KV_HEADS * SHAPES[stem][1]
-    assert (num_bytes(codes), sector_bytes(codes)) == (wanted, wanted)
+    head_dim = SHAPES[stem][1]
+    wanted = 2 * sum(TILES) * NUM_KV_HEADS * head_dim
+    of_bytes, of_sectors = READ.get(head_dim, (1, 1))
+    assert (num_bytes(codes), sector_bytes(codes)) == (wanted * of_bytes, wanted * of_sectors)
 
 
 @every_family
 def test_decode_rounds_a_ragged_length_up_to_a_tile_and_no_further(stem: str) -> None:
     codes = lines(decode_facts(stem, RAGGED), "L1::no_allocate")
-    tokens = sum(-(-n // TILE) * TILE for n in RAGGED)
-    wanted = 2 * tokens * NUM_KV_HEADS * SHAPES[stem][1]
-    assert num_bytes(codes) == wanted
-    assert sector_bytes(codes) <= wanted  # past the end it may read the last token again
+    tokens, head_dim = sum(-(-n // TILE) * TILE for n in RAGGED), SHAPES[stem][1]
+    wanted = 2 * tokens * NUM_KV_HEADS * head_dim
+    of_bytes, of_sectors = READ.get(head_dim, (1, 1))
+    assert num_bytes(codes) == wanted * of_bytes
+    assert sector_bytes(codes) <= wanted * of_sectors  # past the end: the last token again
 
 
 @both_dtypes
@@ -102,7 +126,7 @@ def test_decode_reads_each_scale_once_and_the_table_once_a_tile(stem: str, dtype
     facts = decode_facts(stem, TILES, dtype)
     scales = lines(facts, "ld.global.nc.u16")
     assert num_bytes(scales) == 2 * 2 * sum(TILES) * NUM_KV_HEADS
-    table = lines(facts, "ld.global.nc.s32", "paged_decode_mma.cuh")
+    table = lines(facts, "ld.global.nc.s32", "tile_cache.cuh")
     tiles = sum(TILES) // TILE * NUM_KV_HEADS
     assert sum(line.requests for line in table) == sum(line.requests for line in scales) == tiles
 
@@ -119,13 +143,14 @@ def test_decode_writes_each_output_once(stem: str, dtype: str) -> None:
 @both_dtypes
 @every_family
 def test_decode_meets_no_bank_conflict_while_it_walks_the_tokens(stem: str, dtype: str) -> None:
-    """Only the last fold, once a piece, is allowed any."""
+    """Only the exchange of states has any, once a warp and piece."""
     facts = decode_facts(stem, TILES, dtype)
-    conflicts = {line.cu_line.split(":")[0] for line in facts if line.bank_conflicts}
-    assert conflicts <= {"decode_finish.cuh"}
-    assert bank_conflicts(facts) <= 3 * sum(
-        x.shared_requests for x in lines(facts, "st.shared.f32")
-    )
+    finish = lines(facts, "", "decode_finish.cuh")
+    assert bank_conflicts(facts) == bank_conflicts(finish)
+    pieces = {line.shared_requests for line in lines(finish, "st.shared.f32")}
+    tile = 16 if stem.endswith("_rows16") else 8
+    assert bank_conflicts(finish) == CONFLICTS[SHAPES[stem][1], tile] * pieces.pop()
+    assert not pieces
 
 
 @pytest.mark.parametrize(
@@ -162,14 +187,19 @@ def append_facts(head_dim: int, dtype: str, shift: int = 0) -> list[LineFacts]:
 
 
 @both_dtypes
-@pytest.mark.parametrize("head_dim", [64, 80, 128, 256])
-def test_append_reads_and_writes_whole_sectors_once(head_dim: int, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("head_dim", "of_sectors"), [(32, 2), (64, 1), (80, Fraction(7, 5)), (128, 1), (256, 1)]
+)
+def test_append_reads_whole_sectors_once_and_writes_each_code_once(
+    head_dim: int, of_sectors: Fraction, dtype: str
+) -> None:
+    """Where half of a row is no multiple of 32 codes, the two halves are written to one sector."""
     facts = append_facts(head_dim, dtype)
     values = 16 * NUM_KV_HEADS * head_dim
-    rows = lines(facts, "ld.global.nc.v4.u32")
+    rows = lines(facts, "ld.global.nc.L1::no_allocate.L2::128B.v4.u32")
     assert (num_bytes(rows), sector_bytes(rows)) == (4 * values, 4 * values)
     codes = lines(facts, "st.global.v2.u32")
-    assert (num_bytes(codes), sector_bytes(codes)) == (2 * values, 2 * values)
+    assert (num_bytes(codes), sector_bytes(codes)) == (2 * values, 2 * values * of_sectors)
     assert num_bytes(lines(facts, "st.global.u16")) == 2 * 2 * 16 * NUM_KV_HEADS
     assert not lines(facts, "shared")
 
@@ -177,5 +207,7 @@ def test_append_reads_and_writes_whole_sectors_once(head_dim: int, dtype: str) -
 @both_dtypes
 def test_append_of_unaligned_rows_reads_each_element_once(dtype: str) -> None:
     facts = append_facts(128, dtype, shift=1)
-    assert num_bytes(lines(facts, "ld.global.nc.u16")) == 4 * 16 * NUM_KV_HEADS * 128
-    assert num_bytes(lines(facts, "ld.global.nc.v4.u32")) == 0
+    assert (
+        num_bytes(lines(facts, "ld.global.u16", "kv_quantize.cuh")) == 4 * 16 * NUM_KV_HEADS * 128
+    )
+    assert num_bytes(lines(facts, "v4.u32")) == 0

@@ -49,6 +49,12 @@ def test_whatever_is_not_reported_is_explained():
     assert not silent
 
 
+def test_nothing_is_explained_that_is_reported():
+    """An explanation stays with its number when waits before it come and go."""
+    rows = kill_matrix.read_table()
+    assert not [key for key, row in rows.items() if row.get("explained") and row["virtual"]]
+
+
 def test_each_wait_is_run_on_hardware_by_some_entry():
     everyone = [mutant for mutant, _ in mutants()]
     run = {mutant.site for mutant in everyone if mutant.entry in REPRESENTATIVES}

@@ -94,6 +94,21 @@ def test_registers_of_inner_scopes_end_with_them() -> None:
         kernel_of("{ .reg .b32 x; mov.u32 x, 1; }\nadd.u32 %r1, %r1, x;\nret;")
 
 
+def test_a_label_holds_in_its_scope_and_may_be_written_again_in_another() -> None:
+    kernel = kernel_of(
+        "bra L;\n{ L: bra L; { bra L; { L: bra L; } } }\n{ bra L; L: bra OUT; }\nL: OUT: ret;"
+    )
+    at = [kernel.labels[i.operands[0].name] for i in kernel.instructions if i.operands]
+    assert at == [6, 1, 1, 3, 5, 6]
+
+
+def test_a_list_of_branch_targets_means_the_labels_of_its_scope() -> None:
+    copy = "{ T: .branchtargets A, B;\nbrx.idx %r1, T; A: mov.u32 %r1, 0; B: mov.u32 %r1, 1; }\n"
+    kernel = kernel_of(copy + copy + "ret;")
+    lists = [kernel.branch_lists[i.operands[1].name] for i in kernel.instructions[:6:3]]
+    assert [[kernel.labels[name] for name in names] for names in lists] == [[1, 2], [4, 5]]
+
+
 @pytest.mark.parametrize(
     ("statement", "message"),
     [
@@ -110,6 +125,8 @@ def test_registers_of_inner_scopes_end_with_them() -> None:
         ("mov.u32 5, %r1;", "a result must be a register"),
         ("bra out;", "out is not declared as a label"),
         ("L: ret; L: ret;", "L is defined twice"),
+        ("bra INNER; { INNER: mov.u32 %r1, 0; }", "INNER is not declared as a label"),
+        ("mov.u32 %r1, %cluster_rank;", "%cluster_rank is not declared"),
         (".reg .b33 x;", "is no register type"),
         (".nonsense 5;", "no PTX directive"),
         ("add.s32 %r1 %r2 %r3;", "is no operand"),
@@ -142,6 +159,17 @@ def test_what_is_no_ptx_is_refused(text: str) -> None:
         "ld.global.L2::cache_hint.u32 %r1, [%rd1], %rd2;",
         "mbarrier.init.shared.b64 [%rd1], 1;",
         "cp.async.bulk.commit_group;",
+        "cp.async.bulk.tensor.1d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+        " [%r1], [%rd1, {%r2}], [%r3];",
+        "prefetch.tensormap [%rd1];",
+        "fence.mbarrier_init.release.cluster;",
+        "mapa.shared::cluster.u32 %r1, %r2, %r3;",
+        "barrier.cluster.arrive.aligned;",
+        "ld.shared::cluster.f32 %r1, [%r2];",
+        "mov.u32 %r1, %cluster_ctarank;",
+        "mov.u32 %r1, %clusterid.x;",
+        "mov.pred q, %is_explicit_cluster;",
+        "mov.u64 %rd1, %current_graph_exec;",
         "tex.2d.v4.f32.f32 {%r1, %r2, %r3, %r4}, [t, {%r1, %r2}];",
         "atom.global.add.v2.f32 %rd1, [%rd2], %rd3;",
         "shfl.bfly.b32 %r1, %r2, 1, 31;",
