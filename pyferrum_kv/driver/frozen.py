@@ -157,7 +157,7 @@ class FrozenLaunch(Replay):
     ) -> bool:
         """Look at what the flag is up for; whether the launch went into a capture of `stream`.
 
-        There it is the kernel itself: a graph launched into a capture would be a graph in a graph.
+        There it is the kernel itself: the driver refuses a graph launched into a capture.
         """
         self._check_open("launch")
         self._attend(stream)

@@ -109,7 +109,7 @@ def _planner(
             unfit=_unfit(shape, budget.num_sms, consumers, workers),
             box_heads=heads,
             ring_depth=depth,
-            groups=groups_of(workers, shape.batch_size, stripes),
+            groups=1 if shape.split_len else groups_of(workers, shape.batch_size, stripes),
         )
 
     return plan

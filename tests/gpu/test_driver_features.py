@@ -39,11 +39,9 @@ def test_cluster_beyond_the_portable_size(gpu_ctx: CudaContext, gpu_stream: Cuda
     needs_hopper(gpu_ctx)
     function = gpu_ctx.load_module(CLUSTER).function("cluster_rank")
     out = gpu_stream.alloc_zeros(16, "u4")
-    config = LaunchConfig(16, 32, cluster_dim=16)
     with pytest.raises(DriverError, match=r"cuLaunchKernelEx.*cluster_rank"):
-        gpu_stream.launch_builder(function).arg(out).launch(config)
-    function.set_attribute("NON_PORTABLE_CLUSTER_SIZE_ALLOWED", 1)
-    gpu_stream.launch_builder(function).arg(out).launch(config)
+        gpu_stream.launch_builder(function).arg(out).launch(LaunchConfig(32, 32, cluster_dim=32))
+    gpu_stream.launch_builder(function).arg(out).launch(LaunchConfig(16, 32, cluster_dim=16))
     assert gpu_stream.clone_dtoh(out)[15] == 1516
 
 

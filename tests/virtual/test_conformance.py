@@ -21,6 +21,7 @@ def test_the_virtual_driver_conforms(options):
 
 
 @pytest.mark.gpu
+@pytest.mark.alone  # it looks at the device's free memory
 def test_the_real_driver_conforms(device):
     try:
         real.cuInit(0)

@@ -11,7 +11,7 @@ from pyferrum_kv.virtual.calls.base import driver_call
 from pyferrum_kv.virtual.calls.kernel_nodes import KernelNodeCalls
 from pyferrum_kv.virtual.capture import Capture, Graph, GraphExec, Node
 from pyferrum_kv.virtual.objects import Stream
-from pyferrum_kv.virtual.order import Access, Op, nothing
+from pyferrum_kv.virtual.order import Op, nothing
 from pyferrum_kv.virtual.status import Refused
 
 STATUS = real.CUstreamCaptureStatus
@@ -23,7 +23,6 @@ TYPES = {
     "host": NODE_TYPE.CU_GRAPH_NODE_TYPE_HOST,
     "alloc": NODE_TYPE.CU_GRAPH_NODE_TYPE_MEM_ALLOC,
     "free": NODE_TYPE.CU_GRAPH_NODE_TYPE_MEM_FREE,
-    "graph": NODE_TYPE.CU_GRAPH_NODE_TYPE_GRAPH,
     "empty": NODE_TYPE.CU_GRAPH_NODE_TYPE_EMPTY,
     "event": NODE_TYPE.CU_GRAPH_NODE_TYPE_EMPTY,
 }
@@ -145,8 +144,8 @@ class GraphCalls(KernelNodeCalls):
     def cuGraphLaunch(self, hGraphExec: Any, hStream: Any) -> None:
         ready, stream = self._exec(hGraphExec), self._stream(hStream)
         if stream.capture:
-            self.submit(stream, _child(ready.graph))
-            return
+            stream.capture.invalid = True
+            raise Refused("STREAM_CAPTURE_UNSUPPORTED", "graph launches cannot be captured")
         after = self._legacy_waits(stream)
         ready.launch(self.machine, stream.lane, stream.context, after)
 
@@ -197,16 +196,6 @@ def _listed(nodes: Sequence[Node], room: int) -> tuple[list[Any], int]:
         return [], len(nodes)
     chosen = nodes[:room]
     return [real.CUgraphNode(n.handle) for n in chosen], len(chosen)
-
-
-def _child(graph: Graph) -> Op:
-    """A whole graph as one operation of another."""
-    ops = [node.op for node in graph.nodes if node.enabled]
-
-    def run() -> Sequence[Access]:
-        return [access for op in ops for access in op.run()]
-
-    return Op("graph", f"graph of {len(ops)} nodes", run)
 
 
 def _difference(old: Graph, new: Graph) -> tuple[Any, Node | None]:
