@@ -145,10 +145,8 @@ TMA: tuple[DecodeEntry, ...] = (
     _entry(128, "_rows16", 16, 8),
     _entry(128, "", 8, 12),
     _entry(64, "", 8, 12),
-    _entry(32, "", 8, 12),
     _entry(80, "", 8, 12),
     _entry(96, "", 8, 12),
-    _entry(192, "", 8, 8),
     _entry(256, "", 8, 8),
 )
 """head_dim, suffix, query rows of a tile, consumer warps: as the .cu of each says."""

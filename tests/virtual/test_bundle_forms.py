@@ -23,6 +23,9 @@ CLUSTERS = {  # of an entry's refusals: (line, "text: reason") -> this
     "mapa.shared::cluster.u32": 8,
     "ld.shared::cluster.v4.f32": 16,
 }
+POLICY = "createpolicy.fractional.L2::evict_first.b64"
+HINTED = "ld.global.nc.L1::no_allocate.L2::cache_hint.L2::128B.v4.u32"
+HINTED_LOADS = {64: (3, 4), 128: (9, 16), 256: (17, 32)}  # head_dim -> policies made, loads
 BULK_COPIES = {
     "cvta.param.u64": 2,
     "prefetch.tensormap": 1,
@@ -31,12 +34,17 @@ BULK_COPIES = {
     "mbarrier.try_wait.parity.shared::cta.b64": 2,
     "mbarrier.arrive.expect_tx.shared::cta.b64": 1,
     "mbarrier.arrive.shared::cta.b64": 1,
-    "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes": 1,
-    "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes": 1,
+    "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+    ".L2::cache_hint": 1,
+    "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint": 1,
+    POLICY: 1,
 }
 REFUSED = {
-    **{f"paged_decode_attention_int8_cluster_d{d}": CLUSTERS for d in (64, 128, 256)},
-    **{f"paged_decode_attention_int8_tma_d{d}": BULK_COPIES for d in (64, 128, 256)},
+    **{
+        f"paged_decode_attention_int8_cluster_d{d}": {**CLUSTERS, POLICY: made, HINTED: loads}
+        for d, (made, loads) in HINTED_LOADS.items()
+    },
+    **{f"paged_decode_attention_int8_tma_d{d}": BULK_COPIES for d in (64, 80, 96, 128, 256)},
 }
 """Module -> what of each of its entries is not emulated, and how often it stands there."""
 EMULATED = [m for m in MODULES if m[0] not in REFUSED]
