@@ -53,7 +53,11 @@ class KernelGraph:
         return Owned(self._context.ledger, handle, what, release)
 
     def update(self, on: str) -> None:
-        """Have later launches read the block as it is now; those under way keep what they had."""
+        """Have later launches read the block as it is now; those under way keep what they had.
+
+        The context is bound first: without one CUDA 13.0 may crash instead of answering.
+        """
+        self._context.bind_to_thread()
         call, args = self._update
         status = call(*args)[0]
         if status:

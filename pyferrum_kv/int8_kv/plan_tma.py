@@ -32,6 +32,8 @@ MANY_SEQUENCES = 4
 """A worker that holds so many loses little at its two ends, which cut one."""
 LEAST_SEQUENCE = 2048
 LEAST_SM_BYTES = 1_000_000
+WITH_ROWS16 = (64, 128)
+"""Where plan_tensor_core.py has tiles of 16 rows, for groups that would take two of 8."""
 LEAST_SM_BYTES_WIDE = 16_000_000
 """Where 8 warps and not 12 fold: head_dim 256, and 16 rows at a time."""
 SHARED_BYTES = 229_376
@@ -53,10 +55,12 @@ def groups_of(workers: int, batch_size: int, stripes: int) -> int:
     return 1 if workers % max(batch_size, 1) == 0 or stripes % 2 else 2
 
 
-def _unfit(shape: DecodeShape, num_sms: int, consumers: int, workers: int) -> str:
+def _unfit(shape: DecodeShape, num_sms: int, consumers: int, row_tile: int, workers: int) -> str:
     batch_size = max(shape.batch_size, 1)
     if shape.split_len:
         return "a deterministic decode takes the same entry whatever the batch is"
+    if row_tile == 8 < shape.num_rows and shape.head_dim in WITH_ROWS16:
+        return f"{shape.num_rows} query rows a KV head would read K and V more than once"
     if workers % batch_size and batch_size % workers and batch_size < MANY_SEQUENCES * workers:
         return f"{workers} workers would cut {batch_size} sequences unevenly"
     if shape.max_visible < LEAST_SEQUENCE:
@@ -106,7 +110,7 @@ def _planner(
             programmatic=True,
             reason=f"tensor cores fed by bulk copies, {heads} KV heads a CTA, {workers} workers for"
             f" {shape.batch_size} sequences",
-            unfit=_unfit(shape, budget.num_sms, consumers, workers),
+            unfit=_unfit(shape, budget.num_sms, consumers, row_tile, workers),
             box_heads=heads,
             ring_depth=depth,
             groups=1 if shape.split_len else groups_of(workers, shape.batch_size, stripes),

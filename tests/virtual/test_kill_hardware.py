@@ -124,6 +124,11 @@ def sanitizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_hardware_columns_are_written_and_gone_on_with(sanitizer: str, tmp_path: Path) -> None:
     table = tmp_path / "out" / "table.json"
     table.parent.mkdir()
+    rows = kill_matrix.read_table()
+    for row in rows.values():
+        row.pop("hardware", None)
+        row.pop("disagreement", None)
+    table.write_text(json.dumps(rows))
     command = [sys.executable, kill_matrix.__file__, "--compute-sanitizer", sanitizer]
     command += ["--table", str(table), "--entries", "broadcast", "--logs", str(table.parent)]
 
