@@ -57,8 +57,7 @@ def kv_cache_append(
         held = HalfAppendLaunch(
             stream, (k, v), pools, slot_mapping, num_tokens, (k_strides, v_strides)
         )
-        if key is not None:
-            keep(stream, key, held)
+        keep(stream, key, held)
     if debug or (debug is None and debugging.ENABLED):
         debugging.check_slot_mapping(
             stream,

@@ -108,8 +108,7 @@ def paged_decode_attention(
             names=(OPERATION, "max_kv_len", "softmax_scale"),
             entries=ENTRIES,
         )
-        if key is not None:
-            keep(stream, key, held)
+        keep(stream, key, held)
     if debug or (debug is None and debugging.ENABLED):
         debugging.check_block_table(
             stream,

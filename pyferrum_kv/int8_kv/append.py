@@ -71,10 +71,8 @@ def int8_kv_cache_append(
             v_strides,
         )
         held: AppendLaunch | None = stream.attachments[LAUNCHES][key]
-    except KeyError:
+    except (AttributeError, KeyError, TypeError):  # what is wrong with what, the checks will say
         held = None
-    except (AttributeError, TypeError):  # what is wrong with which argument, the checks will say
-        key = held = None
     if held is None:
         held = AppendLaunch(
             stream,
@@ -87,8 +85,7 @@ def int8_kv_cache_append(
             k_strides=k_strides,
             v_strides=v_strides,
         )
-        if key is not None:
-            keep(stream, key, held)
+        keep(stream, key, held)
     if debug or (debug is None and debugging.ENABLED):
         num_slots = pools.layout.num_slots
         debugging.check_slot_mapping(

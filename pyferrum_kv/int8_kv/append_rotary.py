@@ -91,8 +91,7 @@ def int8_kv_cache_append_rotary(
             kv_strides=(k_strides, v_strides),
             q_strides=(q_strides, q_out_strides),
         )
-        if key is not None:
-            keep(stream, key, held)
+        keep(stream, key, held)
     if debug or (debug is None and debugging.ENABLED):
         num_slots, num_tokens = pools.layout.num_slots, held.num_tokens
         debugging.check_slot_mapping(

@@ -89,8 +89,7 @@ def _run(
         held = None
     if held is None:
         held = BlocksLaunch(operation, stream, src, dst, block_pairs, num_pairs)
-        if key is not None:
-            keep(stream, key, held)
+        keep(stream, key, held)
     if debug or (debug is None and debugging.ENABLED):
         debugging.check_block_pairs(
             stream,

@@ -122,10 +122,8 @@ def paged_decode_attention_int8(
             max_kv_len.bit_length(),
         )
         held: DecodeLaunch | None = stream.attachments[LAUNCHES][key]
-    except KeyError:
+    except (AttributeError, KeyError, TypeError):  # what is wrong with what, the checks will say
         held = None
-    except (AttributeError, TypeError):  # what is wrong with which argument, the checks will say
-        key = held = None
     if held is None:
         shape, arguments, capacity = checked_decode(
             _NAME,
@@ -159,9 +157,7 @@ def paged_decode_attention_int8(
             entry=entry,
             num_splits=num_splits,
         )
-
-        if key is not None:
-            keep(stream, key, held)
+        keep(stream, key, held)
     if debug or (debug is None and debugging.ENABLED):
         debugging.check_block_table(
             stream,

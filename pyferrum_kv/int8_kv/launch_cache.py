@@ -37,8 +37,17 @@ def token_of(given: DeviceSlice | None) -> int:
     return -1 if given is None else given.token
 
 
-def keep(stream: CudaStream, key: tuple[Any, ...], launch: Held) -> Held:
-    """Keep a launch; of two threads that prepared the same, the later one's stays."""
+def keep(stream: CudaStream, key: tuple[Any, ...] | None, launch: Held) -> Held:
+    """Keep a launch; of two threads that prepared the same, the later one's stays.
+
+    Without a key, or with one that has no hash (strides in a list), it is made anew at each call.
+    """
+    try:
+        hash(key)
+    except TypeError:
+        key = None
+    if key is None:
+        return launch
     launches: dict[Any, Any] = stream.attachments.setdefault(LAUNCHES, {})
     with _KEEPING:
         launches[key] = launch

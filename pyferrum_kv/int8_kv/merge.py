@@ -70,8 +70,7 @@ def merge_attention_states(
             (num_states, num_tokens, num_q_heads, head_dim),
             (state_stride, lse_state_stride),
         )
-        if key is not None:
-            keep(stream, key, held)
+        keep(stream, key, held)
     held.run()
 
 
