@@ -4,11 +4,7 @@ The grid is (workers, head groups, row tiles). The lengths stay on the device: t
 the w-th equal share of all tokens of the batch laid end to end (kernels/decode_work.cuh), so only
 the sizes below are decided here.
 
-A CTA's 8 warps are heads * stripes. Many heads a CTA read whole rows of the cache; few heads leave
-more workers, so that few sequences still fill the device. A sequence is best read by few workers,
-since each leaves a state to be merged, and a worker that holds many short sequences ends each of
-them alone. So: the fewest heads a CTA, a power of two, that leave no fewer workers than sequences,
-and no more than MAX_HEADS, which would leave one long sequence among short ones to few CTAs.
+A CTA's 8 warps are heads * stripes; plan_shares.py says how many heads, and how many workers.
 
 132 SMs hold 264 CTAs of head_dim 128. With 8 KV heads and 4 query heads to each:
 
@@ -26,34 +22,14 @@ from collections.abc import Callable
 
 from pyferrum_kv.errors import ArgumentError
 from pyferrum_kv.int8_kv.plan import STATE_PADDING, Budget, DecodeEntry, DecodePlan, DecodeShape
-from pyferrum_kv.int8_kv.split import deterministic_num_splits
+from pyferrum_kv.int8_kv.plan_shares import MAX_HEADS, Shares
 
 WARPS, TILE_TOKENS = 8, 16  # as in kernels/paged_decode_mma.cuh, decode_tile.cuh
-MAX_HEADS = 4
 MAX_GRID_YZ = 65535
 PAIRED_ROWS = 4
 """Rows of a tile with k_channel_factors: the other four hold what fp16 leaves of the products."""
 WIDE_ROW_BYTES = 192
 """From here on one CTA fills an SM, and takes two KV heads where there are several sequences."""
-SPARE_WORKERS = 8
-"""One worker in so many may be left out to make their number a multiple of the batch."""
-
-
-def heads_and_workers(
-    shape: DecodeShape, row_tiles: int, places: int, least: int, most: int = MAX_HEADS
-) -> tuple[int, int]:
-    """KV heads of a CTA, `least` to `most`, and workers; `places` CTAs run at a time."""
-    batch_size = max(shape.batch_size, 1)
-    heads = min(least, 1 << (shape.num_kv_heads - 1).bit_length())
-    while True:
-        groups = -(-shape.num_kv_heads // heads)
-        workers = max(places // (groups * row_tiles), 1)
-        if heads >= most or heads >= shape.num_kv_heads or workers >= batch_size:
-            break
-        heads *= 2
-    if workers > batch_size and workers % batch_size <= workers // SPARE_WORKERS:
-        workers -= workers % batch_size
-    return heads, workers
 
 
 def _planner(
@@ -64,23 +40,15 @@ def _planner(
         row_tiles = -(-shape.num_rows // rows)
         places = max(budget.num_sms, 1) * ctas_per_sm
         wide = head_dim * element_bytes >= WIDE_ROW_BYTES and shape.batch_size > 1
-        heads, workers = heads_and_workers(shape, row_tiles, places, 2 if wide else 1)
-        steps = -(-shape.max_visible // (TILE_TOKENS * WARPS // heads)) * shape.batch_size
-        workers = max(min(workers, steps), 1)
-        if num_splits and not shape.split_len:
-            workers = num_splits * max(shape.batch_size, 1)
-        if shape.split_len:  # the stripes decide the order of additions: from the model alone
-            heads = 1
-            groups = shape.num_kv_heads
-            workers = max(places // (groups * row_tiles), 1)
-        groups = -(-shape.num_kv_heads // heads)
-        floats_a_slot = shape.num_kv_heads * shape.num_rows * (head_dim + STATE_PADDING)
-        if shape.split_len:
-            num_splits = deterministic_num_splits(shape.max_kv_len, shape.split_len)
-            slots = shape.batch_size * num_splits
-        else:
-            num_splits = -(-workers // max(shape.batch_size, 1))
-            slots = 2 * workers
+        shares = Shares.of(
+            shape,
+            row_tiles,
+            places,
+            (2 if wide else 1, MAX_HEADS),
+            lambda heads: TILE_TOKENS * WARPS // heads,
+            num_splits,
+        )
+        groups = shares.head_groups
         if max(groups, row_tiles) > MAX_GRID_YZ:
             raise ArgumentError(
                 f"{entry}: head groups {groups}, row tiles {row_tiles}; wanted at most"
@@ -88,16 +56,16 @@ def _planner(
             )
         return DecodePlan(
             entry=entry,
-            grid_dim=(workers, groups, row_tiles),
+            grid_dim=(shares.workers, groups, row_tiles),
             block_dim=(32 * WARPS, 1, 1),
             shared_mem_bytes=4 * WARPS * min(shape.num_rows, row_tile) * (head_dim + STATE_PADDING),
-            num_splits=num_splits,
+            num_splits=shares.num_splits,
             split_len=shape.split_len,
-            workspace_floats=slots * floats_a_slot if workers > 1 or num_splits > 1 else 0,
-            num_counters=shape.batch_size * shape.num_kv_heads * row_tiles,
+            workspace_floats=shares.workspace_floats,
+            num_counters=shares.num_counters,
             programmatic=True,
-            reason=f"tensor cores, {heads} KV heads a CTA, {workers} workers for"
-            f" {shape.batch_size} sequences",
+            reason=f"tensor cores, {shares.heads} KV heads a CTA, {shares.workers} workers"
+            f" for {shape.batch_size} sequences",
         )
 
     return plan

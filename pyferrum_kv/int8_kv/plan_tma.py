@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pyferrum_kv.int8_kv.plan import STATE_PADDING, Budget, DecodeEntry, DecodePlan, DecodeShape
-from pyferrum_kv.int8_kv.plan_tensor_core import MAX_HEADS, heads_and_workers, refusal_of_shape
-from pyferrum_kv.int8_kv.split import deterministic_num_splits
+from pyferrum_kv.int8_kv.plan_shares import MAX_HEADS, Shares
+from pyferrum_kv.int8_kv.plan_tensor_core import refusal_of_shape
 
 TILE_TOKENS = 16
 PRODUCERS = 2
@@ -78,35 +78,28 @@ def _planner(
         row_tiles = -(-shape.num_rows // row_tile)
         heads = 1 << (BOX_BYTES // (TILE_TOKENS * shape.head_dim)).bit_length() - 1
         heads = min(max(heads, 2), MAX_HEADS)
-        heads, workers = heads_and_workers(shape, row_tiles, budget.num_sms, heads, heads)
-        steps = -(-shape.max_visible // TILE_TOKENS) * shape.batch_size
-        workers = max(min(workers, steps), 1)
-        if num_splits and not shape.split_len:
-            workers = num_splits * max(shape.batch_size, 1)
-        if shape.split_len:  # the stripes decide the order of additions: from the model alone
-            heads = 1
-            workers = max(budget.num_sms // (shape.num_kv_heads * row_tiles), 1)
-        head_groups = -(-shape.num_kv_heads // heads)
-        floats_a_state = shape.num_kv_heads * shape.num_rows * (shape.head_dim + STATE_PADDING)
-        if shape.split_len:
-            num_splits = deterministic_num_splits(shape.max_kv_len, shape.split_len)
-            states = shape.batch_size * num_splits
-        else:
-            num_splits = -(-workers // max(shape.batch_size, 1))
-            states = 2 * workers
+        shares = Shares.of(
+            shape,
+            row_tiles,
+            budget.num_sms,
+            (heads, heads),
+            lambda _: TILE_TOKENS,
+            num_splits,
+        )
+        heads, workers = shares.heads, shares.workers
         exchange = 4 * consumers * min(shape.num_rows, row_tile) * (shape.head_dim + STATE_PADDING)
         slab = 2 * TILE_TOKENS * (heads * shape.head_dim + 2 * shape.num_kv_heads)
         stripes = consumers // heads
         depth = min((SHARED_BYTES - ALIGNMENT - exchange) // slab, MAX_SLOTS) // stripes
         return DecodePlan(
             entry=entry,
-            grid_dim=(workers, head_groups, row_tiles),
+            grid_dim=(workers, shares.head_groups, row_tiles),
             block_dim=(32 * (consumers + PRODUCERS), 1, 1),
             shared_mem_bytes=ALIGNMENT + depth * stripes * slab + exchange,
-            num_splits=num_splits,
+            num_splits=shares.num_splits,
             split_len=shape.split_len,
-            workspace_floats=states * floats_a_state if workers > 1 or num_splits > 1 else 0,
-            num_counters=shape.batch_size * shape.num_kv_heads * row_tiles,
+            workspace_floats=shares.workspace_floats,
+            num_counters=shares.num_counters,
             programmatic=True,
             reason=f"tensor cores fed by bulk copies, {heads} KV heads a CTA, {workers} workers for"
             f" {shape.batch_size} sequences",
