@@ -10,7 +10,6 @@ what lies there beside the bundle's own entry and the copies, all in turn, by be
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import statistics
@@ -34,7 +33,7 @@ from benchmarks.bench_append import (
     copy_bytes,
 )
 from benchmarks.ceilings import copy_kernel, launch_copy
-from benchmarks.machine import in_words, machine, open_gpu
+from benchmarks.machine import in_words, json_parser, report_rows
 from benchmarks.replay import Repeated, replay
 from pyferrum_kv import CudaContext, CudaFunction, LaunchConfig
 from pyferrum_kv.nvrtc import CompileOptions, compile_ptx
@@ -57,22 +56,14 @@ VARIANTS = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = json_parser(__doc__)
     parser.add_argument("--build", action="store_true", help="compile the variants; needs no GPU")
     parser.add_argument("--before", metavar="REV", help="with --build: a revision's source as well")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     args = parser.parse_args()
     if args.build:
         build(args.before)
         return 0
-    ctx = open_gpu()
-    with ctx:
-        rows = measure(ctx)
-    report = {"machine": machine(ctx), "rounds": ROUNDS, "rows": rows}
-    print_table(report)
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
-    return 0
+    return report_rows(measure, print_table, rounds=ROUNDS, file=args.json)
 
 
 def build(before: str | None) -> None:

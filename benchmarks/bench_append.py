@@ -11,17 +11,14 @@ median of the rounds.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.ceilings import copy_kernel, launch_copy
-from benchmarks.machine import in_words, machine, open_gpu
+from benchmarks.machine import in_words, json_parser, report_rows
 from benchmarks.replay import Repeated, replay
 from pyferrum_kv import CudaContext, CudaStream
 from pyferrum_kv.int8_kv import Int8KvPools, KvLayout, int8_kv_cache_append
@@ -33,17 +30,8 @@ APPEND, KERNEL, MEMCPY = "int8_kv_cache_append", "copy kernel", "cuMemcpyDtoDAsy
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
-    args = parser.parse_args()
-    ctx = open_gpu()
-    with ctx:
-        rows = measure(ctx)
-    report = {"machine": machine(ctx), "rounds": ROUNDS, "rows": rows}
-    print_table(report)
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
-    return 0
+    args = json_parser(__doc__).parse_args()
+    return report_rows(measure, print_table, rounds=ROUNDS, file=args.json)
 
 
 def bytes_moved(num_tokens: int) -> int:

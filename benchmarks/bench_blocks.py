@@ -11,18 +11,15 @@ reads num_states x 8192 rows of 128 in fp16.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.ceilings import copy_kernel, launch_copy
-from benchmarks.machine import in_words, machine, open_gpu
+from benchmarks.machine import in_words, json_parser, report_rows
 from benchmarks.replay import Repeated, replay
 from pyferrum_kv import CudaContext, CudaStream, CudaView
 from pyferrum_kv.int8_kv import (
@@ -44,21 +41,17 @@ Call = Callable[[int], object]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
-    args = parser.parse_args()
-    ctx = open_gpu()
-    with ctx:
-        rows = measure(ctx)
-    report = {"machine": machine(ctx), "rounds": ROUNDS, "rows": rows}
+    args = json_parser(__doc__).parse_args()
+    return report_rows(measure, print_table, rounds=ROUNDS, file=args.json)
+
+
+def print_table(report: dict[str, Any]) -> None:
+    rows = report["rows"]
     print(in_words(report["machine"]))
     for row in rows:
         rate = row["bytes_moved"] / row["us"] / 1e3
         print(f"{row['what']:<14}{row['size']:>6}  {row['how']:<14}{row['us']:>10.2f} us", end="")
         print(f"{rate:>9.1f} GB/s")
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
-    return 0
 
 
 def measure(ctx: CudaContext) -> list[dict[str, Any]]:

@@ -9,11 +9,8 @@ twice, and what is stored; `share` is the copy's time over ours.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +24,7 @@ from benchmarks.bench_append import (
     bytes_moved,
 )
 from benchmarks.ceilings import copy_kernel, launch_copy
-from benchmarks.machine import in_words, machine, open_gpu
+from benchmarks.machine import in_words, json_parser, report_rows
 from benchmarks.replay import Repeated, replay
 from pyferrum_kv import CudaContext
 from pyferrum_kv.int8_kv import int8_kv_cache_append_rotary
@@ -39,22 +36,18 @@ STYLES = {"half-split": False, "interleaved": True}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
-    args = parser.parse_args()
-    ctx = open_gpu()
-    with ctx:
-        rows = measure(ctx)
-    report = {"machine": machine(ctx), "rounds": ROUNDS, "rows": rows}
+    args = json_parser(__doc__).parse_args()
+    return report_rows(measure, print_table, rounds=ROUNDS, file=args.json)
+
+
+def print_table(report: dict[str, Any]) -> None:
+    rows = report["rows"]
     print(in_words(report["machine"]))
     print("".join(f"{name:>14}" for name in ("tokens", *rows[0]["us"], "share")))
     for row in rows:
         share = 100 * row["us"]["copy"] / row["us"]["half-split"]
         print(f"{row['num_tokens']:>14}", end="")
         print("".join(f"{us:>14.2f}" for us in row["us"].values()) + f"{share:>13.0f}%")
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
-    return 0
 
 
 class Rotary(Append):

@@ -1,11 +1,15 @@
-"""What every benchmark needs first: a real device, and a line that says which machine it was."""
+"""What every benchmark needs: a real device, which machine it was, and figures kept as JSON."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
 import sys
+from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from pyferrum_kv import CudaContext
@@ -40,6 +44,31 @@ def in_words(facts: dict[str, Any]) -> str:
         f"{facts['device']}, driver for CUDA {facts['cuda']}, cuda-bindings "
         f"{facts['cuda_bindings']}, Python {facts['python']}, {facts['cpu']}"
     )
+
+
+def json_parser(doc: str) -> argparse.ArgumentParser:
+    """Read what a benchmark of one table is asked: --json."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    return parser
+
+
+def report_rows(
+    measure: Callable[[CudaContext], list[dict[str, Any]]],
+    show: Callable[[dict[str, Any]], None],
+    *,
+    rounds: int,
+    file: Path | None,
+) -> int:
+    """Measure on the GPU, show the report, and keep it in `file`; the exit status."""
+    ctx = open_gpu()
+    with ctx:
+        rows = measure(ctx)
+    report = {"machine": machine(ctx), "rounds": rounds, "rows": rows}
+    show(report)
+    if file:
+        file.write_text(json.dumps(report, indent=2) + "\n")
+    return 0
 
 
 def _cpu_name() -> str:
