@@ -29,14 +29,13 @@ def calls_of(num_bytes: int, rotated: int = ROTATED_BYTES) -> int:
     return max(1, min(MAX_CALLS, -(-rotated // num_bytes)))
 
 
-def block_tables(shape: Shape, calls: int, seed: int = 0) -> np.ndarray[Any, Any]:
-    """int32 [calls, batch_size, max_blocks]: all blocks of all calls in random order, each once."""
+def block_table(shape: Shape, seed: int = 0) -> np.ndarray[Any, Any]:
+    """int32 [batch_size, max_blocks]: all blocks in random order, each once."""
     blocks = np.array(shape.blocks)
-    order = np.random.default_rng(seed).permutation(blocks.sum() * calls).astype(np.int32)
-    tables = np.zeros((calls, len(blocks), blocks.max()), np.int32)
+    table = np.zeros((len(blocks), blocks.max()), np.int32)
     used = np.arange(blocks.max()) < blocks[:, None]
-    tables[:, used] = order.reshape(calls, -1)
-    return tables
+    table[used] = np.random.default_rng(seed).permutation(blocks.sum())
+    return table
 
 
 class Arena:
@@ -74,10 +73,20 @@ class Arena:
         self.stream.synchronize()
         return made
 
-    def pools(self, layout: KvLayout) -> Int8KvPools:
-        codes, scales = self.codes(2 * layout.num_codes), self.scales(2 * layout.num_scales)
+    def pools(self, layout: KvLayout, calls: int) -> list[Int8KvPools]:
+        """Of every call its own: the layers of a model, which share a block table."""
         n, m = layout.num_codes, layout.num_scales
-        return Int8KvPools(layout, codes[:n], codes[n : 2 * n], scales[:m], scales[m : 2 * m])
+        codes, scales = self.codes(2 * n * calls), self.scales(2 * m * calls)
+        return [
+            Int8KvPools(
+                layout,
+                codes[2 * n * i : 2 * n * i + n],
+                codes[2 * n * i + n : 2 * n * (i + 1)],
+                scales[2 * m * i : 2 * m * i + m],
+                scales[2 * m * i + m : 2 * m * (i + 1)],
+            )
+            for i in range(calls)
+        ]
 
     def close(self) -> None:
         self._codes.close()
@@ -94,10 +103,8 @@ class Ours:
         self.calls = calls_of(shape.num_bytes, rotated)
         # the read needs a little more than the codes alone, in one piece
         self.codes = arena.codes(max(shape.num_bytes * self.calls, 1))
-        layout = KvLayout(
-            sum(shape.blocks) * self.calls, shape.block_size, shape.num_kv_heads, shape.head_dim
-        )
-        pools = arena.pools(layout)
+        layout = KvLayout(sum(shape.blocks), shape.block_size, shape.num_kv_heads, shape.head_dim)
+        pools = arena.pools(layout, self.calls)
         self.codes = arena.codes(0)
         self.held: list[CudaSlice] = []
         decode, read = self._decode(shape, pools), self._read(ctx, shape)
@@ -120,11 +127,8 @@ class Ours:
         self.held.append(self.stream.clone_htod(host))
         return self.held[-1]
 
-    def _decode(self, shape: Shape, pools: Int8KvPools) -> Callable[[int], None]:
-        tables = block_tables(shape, self.calls)
-        size = tables[0].size
-        on_device = self._hold(tables.ravel())
-        a_call = [on_device[i * size : (i + 1) * size] for i in range(self.calls)]
+    def _decode(self, shape: Shape, pools: list[Int8KvPools]) -> Callable[[int], None]:
+        table = self._hold(block_table(shape).ravel())
         kv_lens = self._hold(np.array(shape.kv_lens, np.int32))
         rows = len(shape.kv_lens) * shape.num_q_heads
         values = np.random.default_rng(1).standard_normal(rows * shape.head_dim, np.float32)
@@ -137,8 +141,8 @@ class Ours:
             paged_decode_attention_int8(
                 self.stream,
                 q,
-                pools,
-                a_call[call],
+                pools[call],
+                table,
                 kv_lens,
                 out,
                 num_q_heads=shape.num_q_heads,

@@ -15,7 +15,7 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.decode_ours import block_tables
+from benchmarks.decode_ours import block_table
 from benchmarks.decode_peers_build import Absent, compiled, flashinfer_spec, xqa_spec
 from benchmarks.decode_shapes import Shape
 from benchmarks.decode_torch import Prepared, TorchMemory
@@ -51,7 +51,7 @@ def flashinfer(memory: TorchMemory, shape: Shape, kv: str, tensor_cores: bool) -
     torch = memory.torch
     q = memory.q(shape)
     caches = memory.paged(q.dtype if kv == "fp16" else torch.float8_e4m3fn, shape)
-    (table,) = block_tables(shape, 1)
+    table = block_table(shape)
     rows = [torch.tensor(row[:n]) for row, n in zip(table, shape.blocks, strict=True)]
     indices = torch.cat(rows).to(memory.device)
     indptr = torch.tensor([0, *shape.blocks], dtype=torch.int32).cumsum(0, dtype=torch.int32)
@@ -99,7 +99,7 @@ def xqa(memory: TorchMemory, shape: Shape) -> Prepared:
     torch = memory.torch
     q = memory.q(shape)
     caches = memory.paged(torch.float8_e4m3fn, shape)
-    (table,) = block_tables(shape, 1)
+    table = block_table(shape)
     page_table = torch.tensor(table, device=memory.device)
     lens = torch.tensor(shape.kv_lens, dtype=torch.int32, device=memory.device)
     seq_lens = lens.view(torch.uint32).unsqueeze(1)

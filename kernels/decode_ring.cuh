@@ -10,7 +10,7 @@
 //
 //   codes    [depth][stripes][K, V][heads][head_dim / CHUNK][16 tokens][CHUNK bytes], swizzled as the tensor map says
 //   scales   [depth][stripes][K, V][16 tokens][num_kv_heads] fp16, as they lie in the pool
-//   full     one mbarrier a slot: two producers arrive, and the bytes that they announced
+//   full     one mbarrier a slot: four producers arrive, and the bytes that they announced
 //   empty    one mbarrier a slot: the warps of a stripe arrive, one for each KV head
 //   inside   [slots] whether the table named a block of the pool; if not the codes are zeros and the scales are NaN
 #pragma once
@@ -76,6 +76,7 @@ DEVICE void load_shared(u32* words, u32 from) {
         asm volatile("ld.shared.u32 %0, [%1];" : "=r"(words[0]) : "r"(from) : "memory");
 }
 
+DEVICE void store_shared(u32 to, u32 word) { asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(word) : "memory"); }
 DEVICE u16 load_shared_u16(u32 from) {
     u16 bits;
     asm volatile("ld.shared.u16 %0, [%1];" : "=h"(bits) : "r"(from) : "memory");

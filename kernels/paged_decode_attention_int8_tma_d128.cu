@@ -6,10 +6,10 @@
 #if __CUDA_ARCH__ >= 900
 #include "paged_decode_tma.cuh"
 
-// LIMITS head_dim 128; q_len 1..8; block_dim 448; dynamic_shared_bytes 0..229376
+// LIMITS head_dim 128; q_len 1..8; block_dim 512; dynamic_shared_bytes 0..229376
 PAGED_DECODE_ATTENTION_INT8_TMA(paged_decode_attention_int8_tma_d128, 128, 1, 12, f16)
 PAGED_DECODE_ATTENTION_INT8_TMA(paged_decode_attention_int8_tma_d128_bf16, 128, 1, 12, bf16)
-// LIMITS head_dim 128; q_len 1..8; block_dim 320; dynamic_shared_bytes 0..229376
+// LIMITS head_dim 128; q_len 1..8; block_dim 384; dynamic_shared_bytes 0..229376
 PAGED_DECODE_ATTENTION_INT8_TMA(paged_decode_attention_int8_tma_d128_rows16, 128, 2, 8, f16)
 PAGED_DECODE_ATTENTION_INT8_TMA(paged_decode_attention_int8_tma_d128_rows16_bf16, 128, 2, 8, bf16)
 #endif

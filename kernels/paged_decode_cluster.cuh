@@ -8,7 +8,7 @@
 //
 // MEMORY  paged_kv.cuh. K and V go to registers as in paged_decode_mma.cuh; states meet in shared memory, first the
 //         warps' and then the cluster's: decode_cluster.cuh. No workspace, no counters.
-//         shared: (warps + 1) * rows * (head_dim + 4) floats, independent of kv_len
+//         shared: the warps' states and what the cluster brings, independent of kv_len
 //
 // COST    reads 2 * kv_len * num_kv_heads * (head_dim + 2) bytes a sequence once for each row tile
 // NEEDS   as paged_decode_mma.cuh; a cluster of the whole of grid x
@@ -25,7 +25,7 @@ DEVICE void paged_decode_attention_cluster(PAGED_DECODE_PARAMS(half_t)) {
     __shared__ i64 token_codes[1];  // tiles are whole: not used
     const i32 warp = threadIdx.x >> 5;
     let_next_launch_begin();
-    wait_for_earlier_launches();
+    cluster_arrive();
 
     // which rows of which KV head of which sequence
     const i32 kv_head = (i32)blockIdx.y;
@@ -36,19 +36,21 @@ DEVICE void paged_decode_attention_cluster(PAGED_DECODE_PARAMS(half_t)) {
     const i32 sequence = row_tiles == 1 ? (i32)blockIdx.z : (i32)blockIdx.z / row_tiles;
     const i32 first_row = ((i32)blockIdx.z - sequence * row_tiles) * tile_rows;
     const i32 q_head = kv_head * q_per_kv;
-    const i32 kv_len = kv_lens ? max(__ldg(kv_lens + sequence), 0) : max_kv_len;
     constexpr i32 STEP_LOG2 = 7;
     const u32 rank = cluster_rank(), ranks = cluster_size();
     BlockDivider blocks;
     blocks.init(block_size);
     const i32* table = block_table + sequence * block_table_stride;
-    {  // where the table will be read if the length is all that it may be: asked for beside the length, not after it
-        const i32 steps = (max_kv_len + (1 << STEP_LOG2) - 1) >> STEP_LOG2;
-        const i32 guess = min((i32)((u32)steps * rank / ranks) << STEP_LOG2, max(max_kv_len - 1, 0));
-        i32 block, block_offset;
-        blocks.divide(guess, block, block_offset);
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(table + block));
-    }
+    const PagedKv kv = {kv_block_stride, scale_block_stride, num_kv_heads, HEAD_DIM};
+    TileRows<true> rows = {kv, blocks, table, token_codes, kv_head, num_blocks, 0, 0};
+    // where the table will be read if the length is all that it may be: asked for beside the length, not after it
+    const u32 most_steps = (u32)(max_kv_len + (1 << STEP_LOG2) - 1) >> STEP_LOG2;
+    i32 guess = ((i32)(most_steps * rank / ranks) << STEP_LOG2) + warp * TILE_TOKENS;
+    if (guess >= max_kv_len) guess = -1;
+    wait_for_earlier_launches();
+    const i32 kv_len = kv_lens ? max(__ldg(kv_lens + sequence), 0) : max_kv_len;
+    rows.look_up(guess, guess >= 0);
+    rows.looked_up = guess;
 
     // this CTA's share of the visible steps
     const Team team = {0, warp, WARPS};
@@ -66,8 +68,8 @@ DEVICE void paged_decode_attention_cluster(PAGED_DECODE_PARAMS(half_t)) {
     const f32 scale_log2 = kv_len > max_kv_len ? NAN_F32 : softmax_scale * LOG2_E;
     const RowLimits limits = {visible, q_len, window_left, q_per_kv, first_row, logit_softcap * LOG2_E,
                               alibi_slopes ? alibi_slopes + q_head : nullptr, k_channel_factors != nullptr};
-    const PagedKv kv = {kv_block_stride, scale_block_stride, num_kv_heads, HEAD_DIM};
-    TileRows<true> rows = {kv, blocks, table, token_codes, kv_head, num_blocks, first_visible, visible};
+    rows.first_visible = first_visible;
+    rows.kv_len = visible;
     const i64 token = (i64)sequence * q_len;
     const half_t* q_rows = q + token * q_token_stride + q_head * q_head_stride;
     WarpTile<HEAD_DIM, 1> tile;

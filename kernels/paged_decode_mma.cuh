@@ -44,7 +44,7 @@ DEVICE void fold_piece(Tile& tile, const Piece& piece, const Team& team, TileRow
     const f16* scales = lane < 16 ? k_scales : v_scales;
     const i32 token = token_of(lane >> 2);
     if (t < end) {
-        rows.look_up(t, true);
+        rows.look_up(t, t != rows.looked_up);
         cache.place(rows, scales);
         cache.load_k(k_pool, rows);
         cache.load_v(v_pool, rows);

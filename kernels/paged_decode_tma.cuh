@@ -3,9 +3,8 @@
 // MATH    paged_decode_params.cuh. The products and their operand layout: decode_tile.cuh.
 //
 // TILES   grid   (workers, head groups, row tiles): how workers share the batch is decode_work.cuh; a step is 16 tokens
-//         CTA    one an SM: CONSUMERS warps = heads * stripes, and two producer warps, of K and of V
-//                2^cta_heads_log2 heads; the stripes form one group, or two that take the pieces in turn, so that
-//                one group folds while the other finishes
+//         CTA    one an SM: 2^cta_heads_log2 heads * stripes = CONSUMERS warps, and four producer warps, one each for the
+//                codes and the scales of K and of V: two copies a slab are more than one warp can ask for in time
 //         warp   one KV head, one stripe: slab `stripe`, `stripe + stripes`, ... of a piece; 8 or 16 query rows
 //
 // MEMORY  paged_kv.cuh. One box of the tensor map brings 16 tokens of all the CTA's KV heads, swizzled, so that the
@@ -26,23 +25,23 @@
 #include "paged_decode_params.cuh"
 #include "paged_kv.cuh"
 
-#define PRODUCERS 2  // K and V
+#define PRODUCERS 4  // of the codes of K and of V, and of their scales
 
-// One producer warp, V or K: every slab of the worker's list, as slots become free.
-DEVICE void produce(const Ring& ring, i32 groups, const WorkList& work, Notes& notes, i32 v, const TensorMap& map,
-                    const f16* scales, const PagedKv& kv, i32 block_size, i32 num_blocks, const i32* block_table,
-                    i64 block_table_stride, i32 first_head) {
+// One producer warp, codes or scales of V or of K: every slab of the worker's list, as slots become free.
+DEVICE void produce(const Ring& ring, const WorkList& work, Notes& notes, bool v, bool of_scales,
+                    const TensorMap& map, const f16* scales, const PagedKv& kv, i32 block_size, i32 num_blocks,
+                    const i32* block_table, i64 block_table_stride, i32 first_head) {
     const i32 lane = threadIdx.x & 31;
     BlockDivider blocks;
     blocks.init(block_size);
     const u64 policy = evict_first();
     RingCursor cursor = {0, 1};  // of stripe `lane`; a slot never used counts as freed
     Piece piece;
-    for (i32 turn = 0; work.next(notes, piece); turn = (turn + 1) & (groups - 1)) {
+    while (work.next(notes, piece)) {
         const i32* table = block_table + piece.sequence * block_table_stride;
         const i32 count = piece.step_end - piece.step_begin;
         i32 entry = -1, offset = 0;  // of this lane's slab of the next 32
-        i32 stripe = turn;
+        i32 stripe = 0;
         auto look_up = [&](i32 n) {
             i32 block;
             blocks.divide((piece.step_begin + n + lane) * TILE_TOKENS, block, offset);
@@ -63,15 +62,18 @@ DEVICE void produce(const Ring& ring, i32 groups, const WorkList& work, Notes& n
                     const bool inside = (u32)block < (u32)num_blocks;
                     const u32 full = ring.full(slot);
                     barrier_wait(ring.empty(slot), parity);
-                    if (!v)
-                        asm volatile("st.shared.u32 [%0], %1;" ::"r"(ring.inside(slot)), "r"((u32)inside) : "memory");
-                    barrier_arrive_expect(full, (u32)(ring.half_codes + ring.half_scales));
-                    bulk_copy_box(ring.codes_of(slot, v), map, token, first_head, block, full, policy);
-                    bulk_copy(ring.scales_of(slot, v), scales + kv.scale_offset(inside ? block : 0, token, 0),
-                              (u32)ring.half_scales, full, policy);
+                    if (of_scales) {
+                        if (!v) store_shared(ring.inside(slot), (u32)inside);
+                        barrier_arrive_expect(full, (u32)ring.half_scales);
+                        bulk_copy(ring.scales_of(slot, v), scales + kv.scale_offset(inside ? block : 0, token, 0),
+                                  (u32)ring.half_scales, full, policy);
+                    } else {
+                        barrier_arrive_expect(full, (u32)ring.half_codes);
+                        bulk_copy_box(ring.codes_of(slot, v), map, token, first_head, block, full, policy);
+                    }
                 }
                 if (lane == stripe) cursor.advance(ring.depth);
-                stripe = stripe + groups >= ring.stripes ? turn : stripe + groups;
+                stripe = stripe + 1 == ring.stripes ? 0 : stripe + 1;
             }
         }
     }
@@ -80,7 +82,7 @@ DEVICE void produce(const Ring& ring, i32 groups, const WorkList& work, Notes& n
 // A consumer warp folds its slabs of a piece.
 template <i32 HEAD_DIM, i32 ROW_TILES>
 DEVICE void fold_slabs(WarpTile<HEAD_DIM, ROW_TILES>& tile, const Ring& ring, RingCursor& cursor, const Piece& piece,
-                       const Team& team, i32 stripe, i32 head_tile, i32 kv_head, const RowLimits& limits) {
+                       const Team& team, i32 kv_head, const RowLimits& limits) {
     using Tile = WarpTile<HEAD_DIM, ROW_TILES>;
     using Layout = SlabLayout<HEAD_DIM>;
     const i32 lane = threadIdx.x & 31, g = lane >> 2, j = lane & 3;
@@ -88,12 +90,12 @@ DEVICE void fold_slabs(WarpTile<HEAD_DIM, ROW_TILES>& tile, const Ring& ring, Ri
     const i32 clear_begin = limits.window_left < 0 ? 0 : piece.kv_len - 1 - limits.window_left;
     const i32 clear_end = piece.kv_len - limits.q_len + 1;
     const i32 count = piece.step_end - piece.step_begin;
-    const u32 head = (u32)(head_tile * Layout::HEAD_BYTES);
+    const u32 head = (u32)(team.index * Layout::HEAD_BYTES);
     const u32 scale = (u32)(((lane & 15) * ring.num_kv_heads + kv_head) * 2);
     const i32 token = token_of(g);
 
     for (i32 i = team.stripe; i < count; i += team.stripes) {
-        const i32 slot = ring.slot(cursor.turn, stripe);
+        const i32 slot = ring.slot(cursor.turn, team.stripe);
         const i32 t = (piece.step_begin + i) * TILE_TOKENS;
         const bool plain = !reshaped && t >= clear_begin && t + TILE_TOKENS <= clear_end;
         barrier_wait(ring.full(slot), cursor.parity);
@@ -119,8 +121,11 @@ DEVICE void fold_slabs(WarpTile<HEAD_DIM, ROW_TILES>& tile, const Ring& ring, Ri
         for (i32 r = 0; r < 4; r++) {  // columns 2j, 2j + 1, 2j + 8, 2j + 9 of the fragment
             const i32 row = token_of(2 * j + (r & 1)) + (r >> 1);
 #pragma unroll
-            for (i32 w = 0; w < Tile::V_WORDS; w += Tile::V_WIDTH)
-                load_shared<Tile::V_WIDTH>(&v[r][w], from + Layout::offset(row, Tile::v_column(w, g)));
+            for (i32 w = 0; w < Tile::V_WORDS; w += Tile::V_WIDTH) {
+                const i32 column = Tile::v_column(w, g);  // past the row's end: columns that nobody keeps
+                load_shared<Tile::V_WIDTH>(
+                    &v[r][w], from + Layout::offset(row, HEAD_DIM % 32 ? min(column, HEAD_DIM - 4) : column));
+            }
         }
         __syncwarp();
         if (lane == 0) barrier_arrive(ring.empty(slot));
@@ -139,12 +144,11 @@ DEVICE void fold_slabs(WarpTile<HEAD_DIM, ROW_TILES>& tile, const Ring& ring, Ri
     PAGED_DECODE_PARAMS(half_t),                                                                                \
     i32 cta_heads_log2,                          /* KV heads of a CTA, and of a box of the maps */               \
     i32 ring_depth,                              /* slabs on their way to each stripe */                        \
-    i32 groups,                                  /* 1, or 2 that take the pieces of the list in turn */         \
     const __grid_constant__ TensorMap k_map,     /* [num_blocks, num_kv_heads, chunks, block_size, CHUNK] */    \
     const __grid_constant__ TensorMap v_map      /* [num_blocks, num_kv_heads, chunks, block_size, CHUNK] */
 
 template <i32 HEAD_DIM, i32 ROW_TILES, i32 CONSUMERS, typename half_t>
-DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t), i32 cta_heads_log2, i32 ring_depth, i32 groups,
+DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t), i32 cta_heads_log2, i32 ring_depth,
                                    const TensorMap& k_map, const TensorMap& v_map) {
     extern __shared__ __align__(1024) u8 shared[];  // 1024 to align, codes, scales, exchange
     __shared__ Notes notes[CONSUMERS + PRODUCERS];
@@ -167,7 +171,7 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t), i32 cta_heads_lo
     ring.barriers = shared_address(&barriers);
     const u32 exchange_begin = ring.scales + (u32)(num_slots * 2 * ring.half_scales);
     let_next_launch_begin();
-    if (warp >= CONSUMERS && (threadIdx.x & 31) == 0) prefetch_map(warp > CONSUMERS ? v_map : k_map);
+    if (warp >= CONSUMERS && (threadIdx.x & 31) == 0) prefetch_map(warp & 1 ? v_map : k_map);
     if (threadIdx.x < num_slots) {
         barrier_init(ring.full(threadIdx.x), PRODUCERS);
         barrier_init(ring.empty(threadIdx.x), min(heads, num_kv_heads - first_head));
@@ -180,17 +184,15 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t), i32 cta_heads_lo
 
     if (warp >= CONSUMERS) {
         const PagedKv kv = {kv_block_stride, scale_block_stride, num_kv_heads, HEAD_DIM};
-        const bool v = warp > CONSUMERS;
-        produce(ring, groups, work, notes[warp], v, v ? v_map : k_map, v ? v_scales : k_scales, kv, block_size, num_blocks,
-                block_table, block_table_stride, first_head);
+        const bool v = warp & 1, of_scales = (warp - CONSUMERS) & 2;
+        produce(ring, work, notes[warp], v, of_scales, v ? v_map : k_map, v ? v_scales : k_scales, kv, block_size,
+                num_blocks, block_table, block_table_stride, first_head);
         return;
     }
 
     // which head of them, which rows
-    const i32 head_tile = warp & (heads - 1), ring_stripe = warp >> cta_heads_log2;
-    const i32 group = ring_stripe & (groups - 1);
-    const Team team = {group * heads + head_tile, ring_stripe >> (groups - 1), ring.stripes >> (groups - 1)};
-    const i32 kv_head = first_head + head_tile;
+    const Team team = {warp & (heads - 1), warp >> cta_heads_log2, ring.stripes};
+    const i32 kv_head = first_head + team.index;
     if (kv_head >= num_kv_heads) return;
     const i32 q_per_kv = num_q_heads / num_kv_heads;
     const i32 num_rows = q_per_kv * q_len;
@@ -204,8 +206,7 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t), i32 cta_heads_lo
     RingCursor cursor = {0, 0};
     WarpTile<HEAD_DIM, ROW_TILES> tile;
     Piece piece;
-    for (i32 turn = 0; work.next(notes[warp], piece); turn = (turn + 1) & (groups - 1)) {
-        if (turn != group) continue;
+    while (work.next(notes[warp], piece)) {
         const half_t* q_rows = q + (i64)piece.sequence * q_len * q_token_stride + q_head * q_head_stride;
         // more tokens than were promised: the table may not hold them, and NaN says so
         const f32 scale_log2 = piece.kv_len > max_kv_len ? NAN_F32 : softmax_scale * LOG2_E;
@@ -214,7 +215,7 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t), i32 cta_heads_lo
                                   alibi_slopes ? alibi_slopes + q_head : nullptr, false};
         tile.template load_q<half_t>(q_rows, q_token_stride, q_head_stride, nullptr, first_row, num_rows, q_per_kv,
                                      scale_log2);
-        fold_slabs<HEAD_DIM, ROW_TILES>(tile, ring, cursor, piece, team, ring_stripe, head_tile, kv_head, limits);
+        fold_slabs<HEAD_DIM, ROW_TILES>(tile, ring, cursor, piece, team, kv_head, limits);
         piece = notes[warp].piece;
         const i64 token = (i64)piece.sequence * q_len;
         RowSink<half_t> sink = {out + token * out_token_stride + q_head * out_head_stride,
@@ -230,5 +231,5 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t), i32 cta_heads_lo
     extern "C" __global__ void __launch_bounds__((CONSUMERS + PRODUCERS) * 32, 1) NAME(                         \
         PAGED_DECODE_TMA_PARAMS(half_t)) {                                                                      \
         paged_decode_attention<HEAD_DIM, ROW_TILES, CONSUMERS, half_t>(PAGED_DECODE_ARGS, cta_heads_log2,       \
-                                                                       ring_depth, groups, k_map, v_map);       \
+                                                                       ring_depth, k_map, v_map);               \
     }

@@ -140,7 +140,7 @@ struct TileRows {
     const i32* table;  // of the sequence
     i64* token_codes;  // [16] in shared memory, where tiles are not whole
     i32 kv_head, num_blocks, first_visible, kv_len;
-    i32 ahead, block_offset;  // table entry and offset of the tile to come, or of this lane's token in it
+    i32 ahead, block_offset, looked_up = -1;  // of the tile to come (or of this lane's token): entry, offset; its t
     i64 code;                 // of the tile's first token
 
     // Ask for the table entry of the tile at t; the wait for it comes with place().

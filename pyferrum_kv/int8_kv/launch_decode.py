@@ -220,7 +220,7 @@ def _of_tensor_maps(
         )
         for pool in given.pools[:2]
     )
-    return plan.box_heads.bit_length() - 1, plan.ring_depth, plan.groups, *maps
+    return plan.box_heads.bit_length() - 1, plan.ring_depth, *maps
 
 
 def _may_overlap(context: CudaContext) -> bool:

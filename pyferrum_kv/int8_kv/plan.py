@@ -93,7 +93,6 @@ class DecodePlan:
     unfit: str = ""  # why another entry is likely quicker; taken all the same if asked for
     box_heads: int = 0  # KV heads of a box of the tensor maps; 0: the entry takes no tensor maps
     ring_depth: int = 0  # slabs on their way to each stripe of a CTA, for an entry with tensor maps
-    groups: int = 1  # of warps that take the pieces of a CTA's list in turn, likewise
     passed_over: tuple[tuple[str, str], ...] = ()  # entries tried before, and why not
 
     def __str__(self) -> str:

@@ -65,6 +65,7 @@ def _refusal(head_dim: int) -> Callable[[DecodeShape], str]:
 def _planner(head_dim: int) -> Callable[[str, DecodeShape, Budget, int], DecodePlan]:
     def plan(entry: str, shape: DecodeShape, budget: Budget, num_splits: int) -> DecodePlan:
         ctas = min(num_splits, MAX_CLUSTER) or cluster_ctas(shape, budget.num_sms)
+        ctas = 1 << (ctas.bit_length() - 1)
         rows = min(shape.num_rows, PAIRED_ROWS if shape.has_k_channel_factors else ROWS)
         tokens = -(-shape.max_visible // ctas)
         codes = tokens * max(head_dim, 128) * min(shape.batch_size, 2)
@@ -73,7 +74,7 @@ def _planner(head_dim: int) -> Callable[[str, DecodeShape, Budget, int], DecodeP
             entry=entry,
             grid_dim=(ctas, shape.num_kv_heads, max(shape.batch_size * _row_tiles(shape), 1)),
             block_dim=(32 * WARPS, 1, 1),
-            shared_mem_bytes=4 * (WARPS + 1) * rows * (head_dim + STATE_PADDING),
+            shared_mem_bytes=4 * rows * (WARPS * (head_dim + STATE_PADDING) + head_dim * 3 // 2),
             num_splits=ctas,
             split_len=0,
             workspace_floats=0,

@@ -2,18 +2,18 @@
 
 The grid is (workers, head groups, row tiles), and worker w takes the w-th equal share of the batch,
 as in plan_tensor_core.py. Copies of less than BOX_BYTES are limited by their number, so a CTA takes
-as many KV heads as that needs, and no more: fewer heads leave more workers and smaller merges.
+as many KV heads as that needs, and more only where each worker has many sequences anyway: fewer
+heads leave more workers and smaller merges.
 
-A CTA owns its SM, so what it does at the ends of sequences is hidden by nobody: where a worker has
-several pieces, its warps form two groups that take them in turn. Left to the entries of
-plan_tensor_core.py are short sequences; batches that workers cut unevenly, unless each holds many;
-and what is over before the ring pays, less than LEAST_SM_BYTES an SM, and far more for tiles that
-leave fewer warps.
+Left to the entries of plan_tensor_core.py are short sequences; batches that workers cut unevenly,
+unless each holds many; sequences cut into many parts, since a CTA that owns its SM hides the end of
+none; and what is over before the ring pays, less than LEAST_SM_TOKENS an SM. head_dim 192 and 256
+are read as fast by 8 warps that load to registers.
 
 132 SMs, 8 KV heads, 4 query heads to each, head_dim 128:
 
     batch  32 of 4096     2 heads  4 groups  32 workers, a sequence each
-    batch 256 of 8192     2 heads  4 groups  33 workers, eight sequences to each, groups of warps
+    batch 256 of 8192     4 heads  2 groups  66 workers, four sequences to each
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from pyferrum_kv.int8_kv.plan_shares import MAX_HEADS, Shares
 from pyferrum_kv.int8_kv.plan_tensor_core import refusal_of_shape
 
 TILE_TOKENS = 16
-PRODUCERS = 2
+PRODUCERS = 4
 BOX_BYTES = 256 * TILE_TOKENS
 """Of a slab's K or V."""
-MANY_SEQUENCES = 4
+MANY_SEQUENCES = 3
 """A worker that holds so many loses little at its two ends, which cut one."""
 LEAST_SEQUENCE = 2048
-LEAST_SM_BYTES = 1_000_000
+MAX_PARTS = 4
+"""Of a sequence."""
+LEAST_SM_TOKENS = 3_800
+"""Times KV heads, of tiles of 8 query rows; half as many of 16, which take as long."""
 WITH_ROWS16 = (64, 128)
 """Where plan_tensor_core.py has tiles of 16 rows, for groups that would take two of 8."""
-LEAST_SM_BYTES_WIDE = 16_000_000
-"""Where 8 warps and not 12 fold: head_dim 256, and 16 rows at a time."""
 SHARED_BYTES = 229_376
 """Of the 227 KiB that a CTA may have, less static shared memory."""
 MAX_SLOTS = 64  # as in kernels/decode_ring.cuh
@@ -50,12 +51,17 @@ def chunk_bytes(head_dim: int) -> tuple[int, int]:
     return swizzle or head_dim, swizzle
 
 
-def groups_of(workers: int, batch_size: int, stripes: int) -> int:
-    """2 where a worker has several pieces, so that one group folds while the other finishes."""
-    return 1 if workers % max(batch_size, 1) == 0 or stripes % 2 else 2
+def box_heads(shape: DecodeShape, row_tiles: int, num_sms: int) -> int:
+    """KV heads of a box, and of a CTA."""
+    row_bytes = TILE_TOKENS * shape.head_dim
+    heads = 1 << (-(-BOX_BYTES // row_bytes) - 1).bit_length()
+    groups = -(-shape.num_kv_heads // heads)
+    workers = max(num_sms // (groups * row_tiles), 1)
+    many = shape.batch_size >= MANY_SEQUENCES * workers and shape.batch_size % workers
+    return min(2 * heads if many else heads, MAX_HEADS)
 
 
-def _unfit(shape: DecodeShape, num_sms: int, consumers: int, row_tile: int, workers: int) -> str:
+def _unfit(shape: DecodeShape, num_sms: int, row_tile: int, workers: int) -> str:
     batch_size = max(shape.batch_size, 1)
     if shape.split_len:
         return "a deterministic decode takes the same entry whatever the batch is"
@@ -63,12 +69,15 @@ def _unfit(shape: DecodeShape, num_sms: int, consumers: int, row_tile: int, work
         return f"{shape.num_rows} query rows a KV head would read K and V more than once"
     if workers % batch_size and batch_size % workers and batch_size < MANY_SEQUENCES * workers:
         return f"{workers} workers would cut {batch_size} sequences unevenly"
+    if workers > MAX_PARTS * batch_size:
+        return f"{workers} workers would merge {workers // batch_size} parts of a sequence"
     if shape.max_visible < LEAST_SEQUENCE:
         return f"sequences of at most {shape.max_visible} tokens end before the ring pays"
-    token_bytes = 2 * shape.num_kv_heads * (shape.head_dim + 2)
-    sm_bytes = shape.batch_size * shape.max_visible * token_bytes // max(num_sms, 1)
-    least = LEAST_SM_BYTES if consumers > 8 else LEAST_SM_BYTES_WIDE
-    return f"{sm_bytes} bytes an SM; wanted {least}" if sm_bytes < least else ""
+    tokens = batch_size * shape.max_visible * shape.num_kv_heads * row_tile // 8
+    tokens //= max(num_sms, 1)
+    if tokens < LEAST_SM_TOKENS:
+        return f"{tokens} tokens times heads an SM; wanted {LEAST_SM_TOKENS}"
+    return ""
 
 
 def _planner(
@@ -76,8 +85,7 @@ def _planner(
 ) -> Callable[[str, DecodeShape, Budget, int], DecodePlan]:
     def plan(entry: str, shape: DecodeShape, budget: Budget, num_splits: int) -> DecodePlan:
         row_tiles = -(-shape.num_rows // row_tile)
-        heads = 1 << (BOX_BYTES // (TILE_TOKENS * shape.head_dim)).bit_length() - 1
-        heads = min(max(heads, 2), MAX_HEADS)
+        heads = box_heads(shape, row_tiles, budget.num_sms)
         shares = Shares.of(
             shape,
             row_tiles,
@@ -103,10 +111,9 @@ def _planner(
             programmatic=True,
             reason=f"tensor cores fed by bulk copies, {heads} KV heads a CTA, {workers} workers for"
             f" {shape.batch_size} sequences",
-            unfit=_unfit(shape, budget.num_sms, consumers, row_tile, workers),
+            unfit=_unfit(shape, budget.num_sms, row_tile, workers),
             box_heads=heads,
             ring_depth=depth,
-            groups=1 if shape.split_len else groups_of(workers, shape.batch_size, stripes),
         )
 
     return plan
@@ -144,6 +151,5 @@ TMA: tuple[DecodeEntry, ...] = (
     _entry(64, "", 8, 12),
     _entry(80, "", 8, 12),
     _entry(96, "", 8, 12),
-    _entry(256, "", 8, 8),
 )
 """head_dim, suffix, query rows of a tile, consumer warps: as the .cu of each says."""

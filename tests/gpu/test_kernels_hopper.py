@@ -26,7 +26,7 @@ def stream(gpu_ctx):
     return gpu_ctx.new_stream()
 
 
-FAMILIES = [("tma", n) for n in (64, 80, 96, 128, 256)]
+FAMILIES = [("tma", n) for n in (64, 80, 96, 128)]
 FAMILIES += [("cluster", n) for n in (64, 128, 256)]
 
 

@@ -189,11 +189,11 @@ def test_a_process_may_end_before_its_first_figures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kv_lens", [(64, 64), (33, 1, 64)])
-def test_tables_use_every_block_of_every_call_once(kv_lens: tuple[int, ...]) -> None:
+def test_a_table_uses_every_block_once(kv_lens: tuple[int, ...]) -> None:
     shape = shapes.Shape("t", 4, 1, 64, kv_lens, block_size=5)
-    tables = ours.block_tables(shape, 3)
-    used = np.concatenate([t[b, :n] for t in tables for b, n in enumerate(shape.blocks)])
-    assert sorted(used) == list(range(3 * sum(shape.blocks)))
+    table = ours.block_table(shape)
+    used = np.concatenate([table[b, :n] for b, n in enumerate(shape.blocks)])
+    assert sorted(used) == list(range(sum(shape.blocks)))
     assert not np.array_equal(used, np.sort(used))
 
 

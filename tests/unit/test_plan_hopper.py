@@ -6,7 +6,7 @@ import pytest
 
 from pyferrum_kv.int8_kv.explain import explain
 from pyferrum_kv.int8_kv.plan import Budget, DecodePlan, DecodeShape
-from pyferrum_kv.int8_kv.plan_tma import SHARED_BYTES, chunk_bytes
+from pyferrum_kv.int8_kv.plan_tma import PRODUCERS, SHARED_BYTES, chunk_bytes
 
 H200 = Budget.reserved(132)
 DECODE = "paged_decode_attention_int8"
@@ -31,12 +31,12 @@ def plan(
         (64, 2048, 32, 8, "_d128", (64, 4, 1)),
         (128, 1024, 32, 8, "_d128", (128, 2, 1)),
         (32, 4096, 64, 8, "_tma_d128", (32, 4, 1)),
-        (256, 8192, 32, 8, "_tma_d128", (33, 4, 1)),
+        (256, 8192, 32, 8, "_tma_d128", (66, 2, 1)),
         (16, 4096, 32, 32, "_tma_d128", (8, 16, 1)),
-        (32, 4096, 32, 2, "_d128_rows16", (64, 2, 1)),
-        (32, 4096, 40, 4, "_d128_rows16", (32, 4, 1)),
-        (256, 8192, 32, 2, "_d128_rows16", (132, 1, 1)),
-        (264, 32768, 32, 2, "_tma_d128_rows16", (132, 1, 1)),
+        (1, 131072, 32, 8, "_d128", (33, 8, 1)),
+        (8, 4096, 32, 2, "_d128_rows16", (64, 2, 1)),
+        (32, 4096, 32, 2, "_tma_d128_rows16", (128, 1, 1)),
+        (32, 4096, 40, 4, "_tma_d128_rows16", (64, 2, 1)),
     ],
 )
 def test_who_serves_what(
@@ -65,22 +65,30 @@ def test_a_cluster_of_one_cta_an_sm_leaves_half_of_the_device(batch_size: int, c
 
 
 def test_what_the_shared_memory_holds() -> None:
-    for head_dim in (64, 80, 96, 128, 256):
+    for head_dim in (64, 80, 96, 128):
         entry = f"_tma_d{head_dim}"
         for kv in (1, 2, 3, 8, 32, 128):
             made = plan(300, 8192, 4 * kv, kv, DECODE + entry, head_dim=head_dim)
-            stripes = (made.block_dim[0] // 32 - 2) // made.box_heads
+            stripes = (made.block_dim[0] // 32 - PRODUCERS) // made.box_heads
             slab = 32 * (made.box_heads * head_dim + 2 * kv)
             assert made.ring_depth >= 1
             assert made.box_heads.bit_count() == 1  # the kernel is told its logarithm
             assert made.ring_depth * stripes <= 64
             assert made.ring_depth * stripes * slab < made.shared_mem_bytes <= SHARED_BYTES
-            assert made.groups == 1 or stripes % 2 == 0
 
 
-def test_two_groups_of_warps_where_a_worker_has_several_pieces() -> None:
-    assert plan(256, 8192).groups == 2
-    assert plan(32, 4096, q=64).groups == 1
+@pytest.mark.parametrize(
+    ("head_dim", "batch_size", "heads"), [(64, 64, 4), (80, 32, 4), (128, 32, 2), (128, 256, 4)]
+)
+def test_a_box_is_large_enough_to_be_limited_by_bytes(
+    head_dim: int, batch_size: int, heads: int
+) -> None:
+    assert plan(batch_size, 4096, head_dim=head_dim).box_heads == heads
+
+
+def test_a_sequence_in_many_parts_is_left_to_ctas_that_share_an_sm() -> None:
+    passed_over = dict(plan(1, 131072).passed_over)
+    assert "33 parts of a sequence" in passed_over[f"{DECODE}_tma_d128"]
 
 
 def test_an_entry_asked_for_is_taken_though_another_would_be_quicker() -> None:

@@ -20,8 +20,9 @@ CLUSTERS = {  # of an entry's refusals: (line, "text: reason") -> this
     "%cluster_nctarank": 2,
     "barrier.cluster.arrive.aligned": 2,
     "barrier.cluster.wait.aligned": 2,
-    "mapa.shared::cluster.u32": 8,
-    "ld.shared::cluster.v4.f32": 16,
+    "mapa.shared::cluster.u32": 2,
+    "st.shared::cluster.v4.f32": 1,
+    "st.shared::cluster.v2.f32": 1,
 }
 POLICY = "createpolicy.fractional.L2::evict_first.b64"
 HINTED = "ld.global.nc.L1::no_allocate.L2::cache_hint.L2::128B.v4.u32"
@@ -32,7 +33,7 @@ BULK_COPIES = {
     "mbarrier.init.shared::cta.b64": 2,
     "fence.mbarrier_init.release.cluster": 1,
     "mbarrier.try_wait.parity.shared::cta.b64": 2,
-    "mbarrier.arrive.expect_tx.shared::cta.b64": 1,
+    "mbarrier.arrive.expect_tx.shared::cta.b64": 2,
     "mbarrier.arrive.shared::cta.b64": 1,
     "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
     ".L2::cache_hint": 1,
@@ -44,7 +45,7 @@ REFUSED = {
         f"paged_decode_attention_int8_cluster_d{d}": {**CLUSTERS, POLICY: made, HINTED: loads}
         for d, (made, loads) in HINTED_LOADS.items()
     },
-    **{f"paged_decode_attention_int8_tma_d{d}": BULK_COPIES for d in (64, 80, 96, 128, 256)},
+    **{f"paged_decode_attention_int8_tma_d{d}": BULK_COPIES for d in (64, 80, 96, 128)},
 }
 """Module -> what of each of its entries is not emulated, and how often it stands there."""
 EMULATED = [m for m in MODULES if m[0] not in REFUSED]
