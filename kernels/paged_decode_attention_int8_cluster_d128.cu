@@ -3,7 +3,7 @@
 #if __CUDA_ARCH__ >= 900
 #include "paged_decode_cluster.cuh"
 
-// LIMITS head_dim 128; q_len 1..8; block_dim 256; dynamic_shared_bytes 0..40960
+// LIMITS head_dim 128; q_len 1..8; block_dim 256; dynamic_shared_bytes 0..39936
 PAGED_DECODE_ATTENTION_INT8_CLUSTER(paged_decode_attention_int8_cluster_d128, 128, 2, f16)
 PAGED_DECODE_ATTENTION_INT8_CLUSTER(paged_decode_attention_int8_cluster_d128_bf16, 128, 2, bf16)
 #endif

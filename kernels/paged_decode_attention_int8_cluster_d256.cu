@@ -3,7 +3,7 @@
 #if __CUDA_ARCH__ >= 900
 #include "paged_decode_cluster.cuh"
 
-// LIMITS head_dim 256; q_len 1..8; block_dim 256; dynamic_shared_bytes 0..73728
+// LIMITS head_dim 256; q_len 1..8; block_dim 256; dynamic_shared_bytes 0..78848
 PAGED_DECODE_ATTENTION_INT8_CLUSTER(paged_decode_attention_int8_cluster_d256, 256, 1, f16)
 PAGED_DECODE_ATTENTION_INT8_CLUSTER(paged_decode_attention_int8_cluster_d256_bf16, 256, 1, bf16)
 #endif

@@ -3,7 +3,7 @@
 #if __CUDA_ARCH__ >= 900
 #include "paged_decode_cluster.cuh"
 
-// LIMITS head_dim 64; q_len 1..8; block_dim 256; dynamic_shared_bytes 0..24576
+// LIMITS head_dim 64; q_len 1..8; block_dim 256; dynamic_shared_bytes 0..20480
 PAGED_DECODE_ATTENTION_INT8_CLUSTER(paged_decode_attention_int8_cluster_d64, 64, 2, f16)
 PAGED_DECODE_ATTENTION_INT8_CLUSTER(paged_decode_attention_int8_cluster_d64_bf16, 64, 2, bf16)
 #endif

@@ -2,8 +2,7 @@
 
 The grid is (workers, head groups, row tiles), and worker w takes the w-th equal share of the batch,
 as in plan_tensor_core.py. Copies of less than BOX_BYTES are limited by their number, so a CTA takes
-as many KV heads as that needs, and more only where each worker has many sequences anyway: fewer
-heads leave more workers and smaller merges.
+as many KV heads as that needs, and no more: fewer heads leave more workers and smaller merges.
 
 Left to the entries of plan_tensor_core.py are short sequences; batches that workers cut unevenly,
 unless each holds many; sequences cut into many parts, since a CTA that owns its SM hides the end of
@@ -13,7 +12,7 @@ are read as fast by 8 warps that load to registers.
 132 SMs, 8 KV heads, 4 query heads to each, head_dim 128:
 
     batch  32 of 4096     2 heads  4 groups  32 workers, a sequence each
-    batch 256 of 8192     4 heads  2 groups  66 workers, four sequences to each
+    batch 256 of 8192     2 heads  4 groups  33 workers, eight sequences to each
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pyferrum_kv.int8_kv.plan import STATE_PADDING, Budget, DecodeEntry, DecodePlan, DecodeShape
-from pyferrum_kv.int8_kv.plan_shares import MAX_HEADS, Shares
+from pyferrum_kv.int8_kv.plan_shares import Shares
 from pyferrum_kv.int8_kv.plan_tensor_core import refusal_of_shape
 
 TILE_TOKENS = 16
@@ -51,14 +50,10 @@ def chunk_bytes(head_dim: int) -> tuple[int, int]:
     return swizzle or head_dim, swizzle
 
 
-def box_heads(shape: DecodeShape, row_tiles: int, num_sms: int) -> int:
-    """KV heads of a box, and of a CTA."""
-    row_bytes = TILE_TOKENS * shape.head_dim
-    heads = 1 << (-(-BOX_BYTES // row_bytes) - 1).bit_length()
-    groups = -(-shape.num_kv_heads // heads)
-    workers = max(num_sms // (groups * row_tiles), 1)
-    many = shape.batch_size >= MANY_SEQUENCES * workers and shape.batch_size % workers
-    return min(2 * heads if many else heads, MAX_HEADS)
+def box_heads(head_dim: int) -> int:
+    """KV heads of a box, and of a CTA: the least power of two that makes BOX_BYTES of it."""
+    wanted = -(-BOX_BYTES // (TILE_TOKENS * head_dim))
+    return 1 << (wanted - 1).bit_length()
 
 
 def _unfit(shape: DecodeShape, num_sms: int, row_tile: int, workers: int) -> str:
@@ -85,7 +80,7 @@ def _planner(
 ) -> Callable[[str, DecodeShape, Budget, int], DecodePlan]:
     def plan(entry: str, shape: DecodeShape, budget: Budget, num_splits: int) -> DecodePlan:
         row_tiles = -(-shape.num_rows // row_tile)
-        heads = box_heads(shape, row_tiles, budget.num_sms)
+        heads = box_heads(shape.head_dim)
         shares = Shares.of(
             shape,
             row_tiles,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from pyferrum_kv.bundle import PtxBundle
 from pyferrum_kv.int8_kv.explain import explain
 from pyferrum_kv.int8_kv.plan import Budget, DecodePlan, DecodeShape
-from pyferrum_kv.int8_kv.plan_tma import PRODUCERS, SHARED_BYTES, chunk_bytes
+from pyferrum_kv.int8_kv.plan_tma import PRODUCERS, SHARED_BYTES, box_heads, chunk_bytes
 
 H200 = Budget.reserved(132)
 DECODE = "paged_decode_attention_int8"
@@ -31,7 +32,7 @@ def plan(
         (64, 2048, 32, 8, "_d128", (64, 4, 1)),
         (128, 1024, 32, 8, "_d128", (128, 2, 1)),
         (32, 4096, 64, 8, "_tma_d128", (32, 4, 1)),
-        (256, 8192, 32, 8, "_tma_d128", (66, 2, 1)),
+        (256, 8192, 32, 8, "_tma_d128", (33, 4, 1)),
         (16, 4096, 32, 32, "_tma_d128", (8, 16, 1)),
         (1, 131072, 32, 8, "_d128", (33, 8, 1)),
         (8, 4096, 32, 2, "_d128_rows16", (64, 2, 1)),
@@ -77,13 +78,20 @@ def test_what_the_shared_memory_holds() -> None:
             assert made.ring_depth * stripes * slab < made.shared_mem_bytes <= SHARED_BYTES
 
 
+def test_a_box_is_large_enough_to_be_limited_by_bytes() -> None:
+    assert {n: box_heads(n) for n in (64, 80, 96, 128)} == {64: 4, 80: 4, 96: 4, 128: 2}
+
+
 @pytest.mark.parametrize(
-    ("head_dim", "batch_size", "heads"), [(64, 64, 4), (80, 32, 4), (128, 32, 2), (128, 256, 4)]
+    ("family", "head_dim"), [("cluster", 64), ("cluster", 128), ("cluster", 256), ("tma", 128)]
 )
-def test_a_box_is_large_enough_to_be_limited_by_bytes(
-    head_dim: int, batch_size: int, heads: int
+def test_the_most_rows_fit_the_shared_memory_that_an_entry_may_have(
+    family: str, head_dim: int
 ) -> None:
-    assert plan(batch_size, 4096, head_dim=head_dim).box_heads == heads
+    made = plan(1, 8192, 64, 8, f"{DECODE}_{family}_d{head_dim}", head_dim=head_dim)
+    limits = PtxBundle.default().signature(made.entry).limits
+    assert limits.max_dynamic_shared_bytes is not None
+    assert made.shared_mem_bytes <= limits.max_dynamic_shared_bytes
 
 
 def test_a_sequence_in_many_parts_is_left_to_ctas_that_share_an_sm() -> None:
