@@ -10,6 +10,7 @@ from helpers.device_lock import using_device
 from hypothesis import settings
 
 from pyferrum_kv import CudaContext, CudaStream
+from pyferrum_kv.driver.api import open_driver
 from pyferrum_kv.errors import DriverNotFound
 from pyferrum_kv.virtual import VirtualDriver
 
@@ -33,6 +34,20 @@ def device(request: pytest.FixtureRequest) -> Iterator[None]:
     """The real device, for the time of a test: beside other tests, or alone where marked so."""
     with using_device(alone=request.node.get_closest_marker("alone") is not None):
         yield
+
+
+@pytest.fixture(scope="module")
+def primary_context() -> Iterator[None]:
+    """Device 0's primary context outlives those of a module's tests: to make one takes seconds."""
+    try:
+        api = open_driver("cuda")
+    except DriverNotFound:
+        yield  # each test says so itself
+        return
+    device = api.call("cuDeviceGet", 0)
+    api.call("cuDevicePrimaryCtxRetain", device)
+    yield
+    api.call("cuDevicePrimaryCtxRelease", device)
 
 
 @pytest.fixture(params=["virtual", pytest.param("cuda", marks=pytest.mark.gpu)])

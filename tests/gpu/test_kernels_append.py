@@ -9,7 +9,7 @@ from helpers.kv_cache import random_half
 from pyferrum_kv import bfloat16, reference
 from pyferrum_kv.int8_kv import Int8KvPools, KvLayout, int8_kv_cache_append
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("primary_context")]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from helpers.kv_cache import Guarded, assert_close, make_cache, random_half
 from pyferrum_kv import reference
 from pyferrum_kv.int8_kv import Int8KvPools, KvLayout, paged_decode_attention_int8
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("primary_context")]
 
 BLOCK_SIZES = [1, 5, 8, 16, 32, 64, 128]
 HEAD_DIMS = [32, 64, 80, 96, 128, 192, 256]

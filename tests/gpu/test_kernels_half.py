@@ -16,7 +16,7 @@ from pyferrum_kv import reference
 from pyferrum_kv.half_kv import HalfKvPools, kv_cache_append
 from pyferrum_kv.int8_kv import KvLayout
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("primary_context")]
 
 GENERAL, CHOSEN = "paged_decode_attention", ""
 BLOCK_SIZES = [1, 5, 16, 64]

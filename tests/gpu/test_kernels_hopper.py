@@ -13,7 +13,7 @@ from helpers.kv_cache import Guarded, assert_close, make_cache, random_half
 from pyferrum_kv import reference
 from pyferrum_kv.int8_kv import paged_decode_attention_int8
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("primary_context")]
 
 KV_LENS = [0, 1, 2, 15, 16, 17, 54, 127, 128, 129, 514, 999, 2011]
 DECODE = "paged_decode_attention_int8"

@@ -16,7 +16,7 @@ from pyferrum_kv.int8_kv import (
     swap_blocks,
 )
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("primary_context")]
 
 
 @pytest.fixture
