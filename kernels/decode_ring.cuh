@@ -11,7 +11,7 @@
 //   codes    [depth][stripes][K, V][heads][head_dim / CHUNK][16 tokens][CHUNK bytes], swizzled as the tensor map says
 //   scales   [depth][stripes][K, V][16 tokens][num_kv_heads] fp16, as they lie in the pool
 //   full     one mbarrier a slot: four producers arrive, and the bytes that they announced
-//   empty    one mbarrier a slot: the warps of a stripe arrive, one for each KV head
+//   empty    one mbarrier a slot: all lanes of a stripe's warps arrive, each for what it has read itself
 //   inside   [slots] whether the table named a block of the pool; if not the codes are zeros and the scales are NaN
 #pragma once
 #include "bulk_copy.cuh"

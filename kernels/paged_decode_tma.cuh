@@ -127,8 +127,7 @@ DEVICE void fold_slabs(WarpTile<HEAD_DIM, ROW_TILES>& tile, const Ring& ring, Ri
                     &v[r][w], from + Layout::offset(row, HEAD_DIM % 32 ? min(column, HEAD_DIM - 4) : column));
             }
         }
-        __syncwarp();
-        if (lane == 0) barrier_arrive(ring.empty(slot));
+        barrier_arrive(ring.empty(slot));
         if (!inside) own.bits = 0x7e00;
         const f32 wide = widen(own);
         const f32 k_scale0 = __shfl_sync(ALL_LANES, wide, token), k_scale1 = __shfl_sync(ALL_LANES, wide, token + 1);
@@ -174,7 +173,7 @@ DEVICE void paged_decode_attention(PAGED_DECODE_PARAMS(half_t), i32 cta_heads_lo
     if (warp >= CONSUMERS && (threadIdx.x & 31) == 0) prefetch_map(warp & 1 ? v_map : k_map);
     if (threadIdx.x < num_slots) {
         barrier_init(ring.full(threadIdx.x), PRODUCERS);
-        barrier_init(ring.empty(threadIdx.x), min(heads, num_kv_heads - first_head));
+        barrier_init(ring.empty(threadIdx.x), 32 * min(heads, num_kv_heads - first_head));
         barrier_init_done();
     }
     wait_for_earlier_launches();
