@@ -27,7 +27,7 @@ TILE_TOKENS = 16
 PRODUCERS = 4
 BOX_BYTES = 256 * TILE_TOKENS
 """Of a slab's K or V."""
-MANY_SEQUENCES = 3
+MANY_SEQUENCES = 6
 """A worker that holds so many loses little at its two ends, which cut one."""
 LEAST_SEQUENCE = 2048
 MAX_PARTS = 4
