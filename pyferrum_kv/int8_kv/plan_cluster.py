@@ -7,7 +7,7 @@ however long it is: fit for one sequence, and for several as long as none takes 
 
 132 SMs, 8 KV heads and 4 query heads to each:
 
-    batch 1   clusters of 16, 128 CTAs, up to 16384 tokens
+    batch 1   clusters of 16, 128 CTAs, up to 12288 tokens
     batch 2   clusters of 8, 128 CTAs, where no sequence passes 4096 tokens
 
 Longer ones are left to the plans that cut the whole batch evenly over all SMs.
@@ -24,8 +24,8 @@ STEP_TOKENS = 128
 ROWS = 8
 MAX_CLUSTER = 16
 CTAS_AN_SM = {64: 2, 128: 2, 256: 1}  # as the .cu of each head_dim says
-MAX_CTA_CODES = 1024 * 128
-"""Of K that a CTA may have to fold of the only sequence; half of it of the longest of several."""
+MAX_CTA_TOKENS, MAX_CTA_TOKENS_OF_SEVERAL = 768, 512
+"""That a CTA may have to fold: of the only sequence, and of the longest of several."""
 MAX_GRID_Z = 65535
 
 
@@ -68,8 +68,8 @@ def _planner(head_dim: int) -> Callable[[str, DecodeShape, Budget, int], DecodeP
         ctas = 1 << (ctas.bit_length() - 1)
         rows = min(shape.num_rows, PAIRED_ROWS if shape.has_k_channel_factors else ROWS)
         tokens = -(-shape.max_visible // ctas)
-        codes = tokens * max(head_dim, 128) * min(shape.batch_size, 2)
-        few = ctas > 1 and codes <= MAX_CTA_CODES
+        most = MAX_CTA_TOKENS if shape.batch_size <= 1 else MAX_CTA_TOKENS_OF_SEVERAL
+        few = ctas > 1 and tokens <= most
         return DecodePlan(
             entry=entry,
             grid_dim=(ctas, shape.num_kv_heads, max(shape.batch_size * _row_tiles(shape), 1)),

@@ -26,6 +26,7 @@ def plan(
     [
         (1, 1024, 32, 8, "_cluster_d128", (8, 8, 1)),
         (1, 8192, 32, 8, "_cluster_d128", (16, 8, 1)),
+        (1, 16384, 32, 8, "_d128", (33, 8, 1)),
         (2, 4096, 32, 8, "_cluster_d128", (8, 8, 2)),
         (2, 8192, 32, 8, "_d128", (32, 8, 1)),
         (1, 32768, 32, 8, "_d128", (33, 8, 1)),
@@ -64,6 +65,12 @@ def test_a_cluster_is_the_whole_of_grid_x_and_takes_no_workspace() -> None:
 def test_a_cluster_of_one_cta_an_sm_leaves_half_of_the_device(batch_size: int, ctas: int) -> None:
     made = plan(batch_size, 512 if batch_size == 4 else 1024, head_dim=256)
     assert made.cluster_dim == (ctas, 1, 1)
+
+
+def test_two_sequences_of_wide_rows_are_cut_over_clusters_too() -> None:
+    """Not over 16 workers each, whose states take longer to merge than the tokens to read."""
+    assert plan(2, 2048, head_dim=256).entry == f"{DECODE}_cluster_d256"
+    assert plan(2, 4096, head_dim=256).entry == f"{DECODE}_d256"
 
 
 def test_what_the_shared_memory_holds() -> None:
