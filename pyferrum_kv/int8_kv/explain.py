@@ -59,7 +59,12 @@ def explain(
 
 
 def _over(plan: DecodePlan, budget: Budget) -> str:
-    """Why the plan does not fit the workspace, or ""."""
+    """Why the plan does not fit the device or the workspace, or ""."""
+    if plan.shared_mem_bytes > budget.shared_bytes:
+        return (
+            f"it takes {plan.shared_mem_bytes} bytes of shared memory a CTA and the device has"
+            f" {budget.shared_bytes}"
+        )
     if plan.workspace_floats > budget.workspace_floats:
         return (
             f"its states take {plan.workspace_floats} floats and the workspace has"

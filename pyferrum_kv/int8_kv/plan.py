@@ -6,7 +6,7 @@ A DecodeEntry says whether it serves a DecodeShape and plans the launch within a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ MAX_GRID_X = 2**31 - 1
 NUM_COUNTERS = 1 << 16
 FLOATS_AN_SM = 1 << 16
 """256 KiB an SM (33 MiB on an H200): the rows that CTAs on all SMs hold at a time, twice."""
+SIXTEEN_A_CLUSTER = (9, 10)
+"""Compute capabilities, their first numbers, where a cluster may have more than the 8 CTAs that it
+may have everywhere (CUDA's tuning guides for Hopper and Blackwell)."""
 STATE_PADDING = 4
 """Floats of a split's state beside o[head_dim]: m, l and two unused, so that rows stay aligned."""
 
@@ -55,19 +58,25 @@ class DecodeShape:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a plan may use: the device's SMs, and the workspace there is."""
+    """What a plan may use: the device's SMs and what they have, and the workspace there is."""
 
     num_sms: int
     workspace_floats: int
     num_counters: int
+    shared_bytes: int = 232_448  # that a CTA may have; as a Hopper has
+    max_cluster: int = 16  # CTAs
 
     @classmethod
     def of(cls, context: CudaContext, workspace: Workspace | None = None) -> Budget:
         """Of a workspace, or of the one that a stream of this context reserves."""
-        num_sms = context.attribute("MULTIPROCESSOR_COUNT")
-        if workspace is None:
-            return cls.reserved(num_sms)
-        return cls(num_sms, len(workspace.states), len(workspace.counters))
+        held = cls.reserved(context.attribute("MULTIPROCESSOR_COUNT"))
+        if workspace is not None:
+            held = cls(held.num_sms, len(workspace.states), len(workspace.counters))
+        return replace(
+            held,
+            shared_bytes=context.attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN"),
+            max_cluster=16 if context.compute_capability[0] in SIXTEEN_A_CLUSTER else 8,
+        )
 
     @classmethod
     def reserved(cls, num_sms: int) -> Budget:

@@ -22,23 +22,22 @@ from pyferrum_kv.int8_kv.plan_tensor_core import PAIRED_ROWS, WARPS, refusal_of_
 
 STEP_TOKENS = 128
 ROWS = 8
-MAX_CLUSTER = 16
 CTAS_AN_SM = {64: 2, 128: 2, 256: 1}  # as the .cu of each head_dim says
 MAX_CTA_TOKENS, MAX_CTA_TOKENS_OF_SEVERAL = 768, 512
 """That a CTA may have to fold: of the only sequence, and of the longest of several."""
 MAX_GRID_Z = 65535
 
 
-def cluster_ctas(shape: DecodeShape, num_sms: int) -> int:
+def cluster_ctas(shape: DecodeShape, budget: Budget) -> int:
     """CTAs of a cluster: a power of two that leaves room for twice as many, each with a step.
 
     A cluster runs inside one group of SMs, and these are not of one size: grids that would fill the
     device run in two waves (seen on an H100 with head_dim 256, one CTA an SM: 8.6 to 14.7 us).
     """
-    places = num_sms * CTAS_AN_SM[shape.head_dim] // 2
+    places = budget.num_sms * CTAS_AN_SM[shape.head_dim] // 2
     clusters = max(shape.batch_size * shape.num_kv_heads * _row_tiles(shape), 1)
     steps = -(-shape.max_visible // STEP_TOKENS)
-    most = min(MAX_CLUSTER, places // clusters, steps)
+    most = min(budget.max_cluster, places // clusters, steps)
     return 1 << (most.bit_length() - 1) if most > 1 else 1
 
 
@@ -64,7 +63,7 @@ def _refusal(head_dim: int) -> Callable[[DecodeShape], str]:
 
 def _planner(head_dim: int) -> Callable[[str, DecodeShape, Budget, int], DecodePlan]:
     def plan(entry: str, shape: DecodeShape, budget: Budget, num_splits: int) -> DecodePlan:
-        ctas = min(num_splits, MAX_CLUSTER) or cluster_ctas(shape, budget.num_sms)
+        ctas = min(num_splits, budget.max_cluster) or cluster_ctas(shape, budget)
         ctas = 1 << (ctas.bit_length() - 1)
         rows = min(shape.num_rows, PAIRED_ROWS if shape.has_k_channel_factors else ROWS)
         tokens = -(-shape.max_visible // ctas)

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from pyferrum_kv import CudaContext
 from pyferrum_kv.bundle import PtxBundle
 from pyferrum_kv.int8_kv.explain import explain
 from pyferrum_kv.int8_kv.plan import Budget, DecodePlan, DecodeShape
 from pyferrum_kv.int8_kv.plan_tma import PRODUCERS, SHARED_BYTES, box_heads, chunk_bytes
+from pyferrum_kv.virtual import VirtualDriver
 
 H200 = Budget.reserved(132)
 DECODE = "paged_decode_attention_int8"
 
 
 def plan(
-    batch_size: int, max_kv_len: int, q: int = 32, kv: int = 8, entry: str = "", **sizes: int
+    batch_size: int,
+    max_kv_len: int,
+    q: int = 32,
+    kv: int = 8,
+    entry: str = "",
+    budget: Budget = H200,
+    **sizes: int,
 ) -> DecodePlan:
     sizes = {"head_dim": 128, "block_size": 16} | sizes
     shape = DecodeShape(batch_size, q, kv, max_kv_len=max_kv_len, **sizes)
-    return explain(shape, H200, entry=entry)
+    return explain(shape, budget, entry=entry)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +123,24 @@ def test_an_entry_asked_for_is_taken_though_another_would_be_quicker() -> None:
     passed_over = dict(plan(64, 2048).passed_over)
     assert "unevenly" in passed_over[f"{DECODE}_tma_d128"]
     assert "for one or few only" in passed_over[f"{DECODE}_cluster_d128"]
+
+
+def test_a_device_with_less_shared_memory_and_smaller_clusters_is_served() -> None:
+    small = replace(Budget.reserved(170), shared_bytes=101_376, max_cluster=8)
+    made = plan(256, 8192, budget=small)
+    assert made.entry == f"{DECODE}_d128"
+    passed_over = dict(made.passed_over)
+    assert "and the device has 101376" in passed_over[f"{DECODE}_tma_d128"]
+    assert plan(1, 4096, budget=small).cluster_dim == (8, 1, 1)
+
+
+def test_a_context_says_what_its_device_has() -> None:
+    with CudaContext.new(0, driver=VirtualDriver()) as ctx:
+        found = Budget.of(ctx)
+        assert (found.shared_bytes, found.max_cluster) == (232_448, 16)
+    with CudaContext.new(0, driver=VirtualDriver(cc=(8, 0))) as ctx:
+        found = Budget.of(ctx)
+        assert (found.shared_bytes, found.max_cluster) == (166_912, 8)
 
 
 @pytest.mark.parametrize("sizes", [{"block_size": 8}, {"scale_alignment": 8}, {"kv_alignment": 8}])
