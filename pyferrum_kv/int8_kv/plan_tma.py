@@ -5,9 +5,9 @@ as in plan_tensor_core.py. Copies of less than BOX_BYTES are limited by their nu
 as many KV heads as that needs, and no more: fewer heads leave more workers and smaller merges.
 
 Left to the entries of plan_tensor_core.py are short sequences; batches that workers cut unevenly,
-unless each holds many; sequences cut into many parts, since a CTA that owns its SM hides the end of
-none; and what is over before the ring pays, less than LEAST_SM_TOKENS an SM. head_dim 192 and 256
-are read as fast by 8 warps that load to registers.
+unless each holds many and those entries would cut them too; sequences cut into many parts, since a
+CTA that owns its SM hides the end of none; and what is over before the ring pays, less than
+LEAST_SM_TOKENS an SM. head_dim 192 and 256 are read as fast by 8 warps that load to registers.
 
 132 SMs, 8 KV heads, 4 query heads to each, head_dim 128:
 
@@ -20,20 +20,23 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pyferrum_kv.int8_kv.plan import STATE_PADDING, Budget, DecodeEntry, DecodePlan, DecodeShape
-from pyferrum_kv.int8_kv.plan_shares import Shares
+from pyferrum_kv.int8_kv.plan_shares import MAX_HEADS, Shares, heads_and_workers
 from pyferrum_kv.int8_kv.plan_tensor_core import refusal_of_shape
 
 TILE_TOKENS = 16
 PRODUCERS = 4
 BOX_BYTES = 256 * TILE_TOKENS
 """Of a slab's K or V."""
-MANY_SEQUENCES = 6
-"""A worker that holds so many loses little at its two ends, which cut one."""
+MANY_SEQUENCES = 3
+"""A worker that holds so many loses little at its two ends, which cut one; still more than others
+that cut none."""
 LEAST_SEQUENCE = 2048
 MAX_PARTS = 4
 """Of a sequence."""
 LEAST_SM_TOKENS = 3_800
 """Times KV heads, of tiles of 8 query rows; half as many of 16, which take as long."""
+CTAS_AN_SM = {8: 2, 16: 1}
+"""Of plan_tensor_core.py's entries for the same head_dims, by the rows of a tile."""
 WITH_ROWS16 = (64, 128)
 """Where plan_tensor_core.py has tiles of 16 rows, for groups that would take two of 8."""
 SHARED_BYTES = 229_376
@@ -56,14 +59,17 @@ def box_heads(head_dim: int) -> int:
     return 1 << (wanted - 1).bit_length()
 
 
-def _unfit(shape: DecodeShape, num_sms: int, row_tile: int, workers: int) -> str:
+def _unfit(shape: DecodeShape, num_sms: int, row_tile: int, row_tiles: int, workers: int) -> str:
     batch_size = max(shape.batch_size, 1)
     if shape.split_len:
         return "a deterministic decode takes the same entry whatever the batch is"
     if row_tile == 8 < shape.num_rows and shape.head_dim in WITH_ROWS16:
         return f"{shape.num_rows} query rows a KV head would read K and V more than once"
-    if workers % batch_size and batch_size % workers and batch_size < MANY_SEQUENCES * workers:
-        return f"{workers} workers would cut {batch_size} sequences unevenly"
+    if workers % batch_size and batch_size % workers:
+        places = num_sms * CTAS_AN_SM[row_tile]
+        _, others = heads_and_workers(shape, row_tiles, places, 1, MAX_HEADS)
+        if batch_size < MANY_SEQUENCES * workers or others % batch_size == 0:
+            return f"{workers} workers would cut {batch_size} sequences unevenly"
     if workers > MAX_PARTS * batch_size:
         return f"{workers} workers would merge {workers // batch_size} parts of a sequence"
     if shape.max_visible < LEAST_SEQUENCE:
@@ -106,7 +112,7 @@ def _planner(
             programmatic=True,
             reason=f"tensor cores fed by bulk copies, {heads} KV heads a CTA, {workers} workers for"
             f" {shape.batch_size} sequences",
-            unfit=_unfit(shape, budget.num_sms, row_tile, workers),
+            unfit=_unfit(shape, budget.num_sms, row_tile, row_tiles, workers),
             box_heads=heads,
             ring_depth=depth,
         )
