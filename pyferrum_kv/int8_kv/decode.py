@@ -87,7 +87,8 @@ def paged_decode_attention_int8(
     is not after it, and with window_left >= 0 at most window_left tokens before it.
     q_strides, out_strides: elements from token to token and from head to head.
     deterministic: the same bits for a sequence alone or in any batch; else the same bits on repeat.
-    entry, num_splits: override what int8_kv.explain() would choose.
+    entry, num_splits: override what int8_kv.explain() would choose; a cluster cuts into the power
+    of two at or below num_splits, and at most as many parts as it may have CTAs.
     debug: check tables and lengths on the device first, which waits for the stream; None: as the
     environment variable PYFERRUM_KV_DEBUG says.
     """

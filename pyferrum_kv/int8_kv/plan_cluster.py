@@ -64,7 +64,7 @@ def _refusal(head_dim: int) -> Callable[[DecodeShape], str]:
 def _planner(head_dim: int) -> Callable[[str, DecodeShape, Budget, int], DecodePlan]:
     def plan(entry: str, shape: DecodeShape, budget: Budget, num_splits: int) -> DecodePlan:
         ctas = min(num_splits, budget.max_cluster) or cluster_ctas(shape, budget)
-        ctas = 1 << (ctas.bit_length() - 1)
+        ctas = 1 << (ctas.bit_length() - 1)  # as kernels/decode_cluster.cuh shares the columns out
         rows = min(shape.num_rows, PAIRED_ROWS if shape.has_k_channel_factors else ROWS)
         tokens = -(-shape.max_visible // ctas)
         most = MAX_CTA_TOKENS if shape.batch_size <= 1 else MAX_CTA_TOKENS_OF_SEVERAL

@@ -8,9 +8,11 @@ import pytest
 
 from pyferrum_kv import CudaContext
 from pyferrum_kv.bundle import PtxBundle
+from pyferrum_kv.errors import ArgumentError
 from pyferrum_kv.int8_kv.explain import explain
 from pyferrum_kv.int8_kv.plan import Budget, DecodePlan, DecodeShape
 from pyferrum_kv.int8_kv.plan_tma import PRODUCERS, SHARED_BYTES, box_heads, chunk_bytes
+from pyferrum_kv.int8_kv.workspace import Workspace
 from pyferrum_kv.virtual import VirtualDriver
 
 H200 = Budget.reserved(132)
@@ -24,11 +26,12 @@ def plan(
     kv: int = 8,
     entry: str = "",
     budget: Budget = H200,
+    num_splits: int = 0,
     **sizes: int,
 ) -> DecodePlan:
     sizes = {"head_dim": 128, "block_size": 16} | sizes
     shape = DecodeShape(batch_size, q, kv, max_kv_len=max_kv_len, **sizes)
-    return explain(shape, budget, entry=entry)
+    return explain(shape, budget, entry=entry, num_splits=num_splits)
 
 
 @pytest.mark.parametrize(
@@ -143,12 +146,27 @@ def test_a_device_with_less_shared_memory_and_smaller_clusters_is_served() -> No
     passed_over = dict(made.passed_over)
     assert "and the device has 101376" in passed_over[f"{DECODE}_tma_d128"]
     assert plan(1, 4096, budget=small).cluster_dim == (8, 1, 1)
+    asked = f"{DECODE}_tma_d128"
+    with pytest.raises(ArgumentError, match=f"{asked}: it takes .* and the device has 101376"):
+        plan(256, 8192, budget=small, entry=asked)
+
+
+@pytest.mark.parametrize(("num_splits", "ctas"), [(1, 1), (3, 2), (8, 8), (15, 8), (40, 16)])
+def test_a_cluster_cuts_into_a_power_of_two(num_splits: int, ctas: int) -> None:
+    made = plan(1, 8192, entry=f"{DECODE}_cluster_d128", num_splits=num_splits)
+    assert made.cluster_dim == (ctas, 1, 1)
+    assert made.num_splits == ctas
 
 
 def test_a_context_says_what_its_device_has() -> None:
     with CudaContext.new(0, driver=VirtualDriver()) as ctx:
         found = Budget.of(ctx)
+        assert found == Budget.reserved(found.num_sms)  # which is a Hopper's
         assert (found.shared_bytes, found.max_cluster) == (232_448, 16)
+        stream = ctx.new_stream()
+        with Workspace.allocate(stream, 1000, num_counters=10) as workspace:
+            given = Budget.of(ctx, workspace)
+        assert given == replace(found, workspace_floats=1000, num_counters=10)
     with CudaContext.new(0, driver=VirtualDriver(cc=(8, 0))) as ctx:
         found = Budget.of(ctx)
         assert (found.shared_bytes, found.max_cluster) == (166_912, 8)
