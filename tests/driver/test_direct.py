@@ -1,11 +1,9 @@
-"""Launches that go to the driver's own address: what arrives there, and who may run meanwhile."""
+"""Launches that go to the driver's own address: what arrives there, and what its answers become."""
 
 from __future__ import annotations
 
 import ctypes
-import gc
 import threading
-from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -13,71 +11,10 @@ import numpy as np
 import pytest
 from helpers.fake_driver import FakeDriver
 from helpers.kernels import AXPY
+from helpers.native_launch import PROTOTYPE, Native, ready
 
-from pyferrum_kv import CudaContext, CudaSlice, CudaStream, LaunchConfig, PreparedLaunch, errors
+from pyferrum_kv import CudaContext, LaunchConfig, errors
 from pyferrum_kv.driver.direct import LaunchEx
-
-PROTOTYPE = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
-)
-
-
-class Native:
-    """cuLaunchKernelEx as a C function: notes what it is handed, and answers what it is told."""
-
-    def __init__(self) -> None:
-        self.seen: list[dict[str, Any]] = []
-        self.answers: list[int] = []
-        self.during: Callable[[], None] = lambda: None
-        self.function = PROTOTYPE(self._call)
-        self.address = ctypes.cast(self.function, ctypes.c_void_p).value
-        self.asked: list[tuple[Any, ...]] = []
-
-    def _call(self, config: int, function: int, params: int, extra: int | None) -> int:
-        self.during()
-        dims = (ctypes.c_uint * 7).from_address(config)
-        stream = ctypes.c_void_p.from_address(config + 32).value
-        at = (ctypes.c_void_p * 4).from_address(params)
-        n = ctypes.c_int.from_address(at[2]).value
-        a = ctypes.c_float.from_address(at[3]).value
-        x, y = (ctypes.c_uint64.from_address(at[i]).value for i in (0, 1))
-        self.seen.append(
-            {"dims": list(dims), "stream": stream, "function": function, "extra": extra}
-            | {"arguments": (x, y, n, a), "params": params}
-        )
-        return self.answers.pop(0) if self.answers else 0
-
-
-@pytest.fixture
-def native() -> Native:
-    return Native()
-
-
-@pytest.fixture
-def module(fake: FakeDriver, native: Native) -> ModuleType:
-    """The recording driver in the shape of the bindings' module, with `native` behind its name."""
-    made = ModuleType("cuda.bindings.driver")
-
-    def find(*args: Any) -> tuple[Any, ...]:
-        native.asked.append(args)
-        return fake.CUresult.CUDA_SUCCESS, native.address, None
-
-    vars(made).update(__getattr__=lambda name: getattr(fake, name), cuGetProcAddress=find)
-    return made
-
-
-@pytest.fixture
-def direct_ctx(module: ModuleType) -> Iterator[CudaContext]:
-    context = CudaContext.new(0, driver=module)
-    yield context
-    context.close()
-
-
-def ready(context: CudaContext) -> tuple[CudaStream, CudaSlice, CudaSlice, PreparedLaunch]:
-    stream = context.new_stream()
-    x, y = stream.alloc(40, "f4"), stream.alloc(40, "f4")
-    function = context.load_module(AXPY).function("axpy")
-    return stream, x, y, function.prepare(LaunchConfig(2, 32, 64), x, y, 40, 2.0, stream=stream)
 
 
 def test_everything_arrives_where_the_driver_reads_it(
@@ -211,102 +148,6 @@ def test_other_threads_run_during_the_call() -> None:
     done.set()
     thread.join()
     assert turns > 3
-
-
-class InFlight:
-    """A launch on a thread of its own, held inside the driver until let go."""
-
-    def __init__(self, native: Native, launch: Callable[[], Any]) -> None:
-        self.inside, self._go = threading.Event(), threading.Event()
-        self._native = native
-        native.during = self._hold
-        self._thread = threading.Thread(target=launch)
-        self._thread.start()
-        assert self.inside.wait(10)
-
-    def _hold(self) -> None:
-        self._native.during = lambda: None  # only this one
-        self.inside.set()
-        assert self._go.wait(10)
-
-    def let_go(self) -> None:
-        self._go.set()
-        self._thread.join()
-
-
-def test_the_first_change_leaves_a_launch_in_flight_alone(
-    native: Native, direct_ctx: CudaContext
-) -> None:
-    _, _, _, launch = ready(direct_ctx)
-    flight = InFlight(native, launch.launch)
-    launch.set("n", 5)
-    launch.configure(LaunchConfig(1, 32))
-    flight.let_go()
-    launch.launch()
-    assert [seen["arguments"][2] for seen in native.seen] == [40, 5]
-    assert [seen["dims"][0] for seen in native.seen] == [2, 1]
-
-
-def test_later_changes_wait_for_a_launch_in_flight(native: Native, direct_ctx: CudaContext) -> None:
-    _, _, _, launch = ready(direct_ctx)
-    launch.set("n", 5)
-    flight = InFlight(native, launch.launch)
-    changed = threading.Thread(target=launch.set, args=("n", 6))
-    changed.start()
-    changed.join(0.05)
-    assert changed.is_alive()
-    flight.let_go()
-    changed.join()
-    launch.launch()
-    assert [seen["arguments"][2] for seen in native.seen] == [5, 6]
-
-
-def test_another_stream_leaves_a_launch_in_flight_alone(
-    native: Native, direct_ctx: CudaContext
-) -> None:
-    stream, _, _, launch = ready(direct_ctx)
-    other = direct_ctx.new_stream()
-    flight = InFlight(native, launch.launch)
-    launch.launch(other)
-    flight.let_go()
-    assert [seen["stream"] for seen in native.seen] == [other.handle, stream.handle]
-
-
-def test_what_a_launch_in_flight_reads_is_kept(
-    native: Native, fake: FakeDriver, direct_ctx: CudaContext
-) -> None:
-    _, x, y, launch = ready(direct_ctx)
-    flight = InFlight(native, launch.launch)
-    address = x.device_ptr
-    launch.set("x", y)
-    del x
-    gc.collect()
-    direct_ctx.synchronize()
-    assert fake.count("cuMemFreeAsync") == 0
-    flight.let_go()
-    assert native.seen[0]["arguments"][0] == address
-    gc.collect()
-    direct_ctx.synchronize()
-    assert fake.count("cuMemFreeAsync") == 1
-
-
-def test_launches_made_once_have_a_block_each_while_they_run(
-    native: Native, direct_ctx: CudaContext
-) -> None:
-    stream, x, y, launch = ready(direct_ctx)
-    config = LaunchConfig(1, 32)
-
-    def once(n: int) -> None:
-        stream.launch_builder(launch.function).args(x, y, n, 1.0).launch(config)
-
-    flight = InFlight(native, lambda: once(1))
-    once(2)
-    flight.let_go()
-    once(3)
-    assert [seen["arguments"][2] for seen in native.seen] == [2, 1, 3]
-    used = [seen["params"] for seen in native.seen]
-    assert used[0] != used[1]
-    assert used[2] in used[:2]  # a block is used again
 
 
 def test_numpy_arguments_arrive_too(native: Native, direct_ctx: CudaContext) -> None:
