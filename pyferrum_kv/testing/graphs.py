@@ -16,6 +16,14 @@ def _multiply(s: Session, function: Any, pointer: Any, factor: int, stream: Any)
     s.ok(s.driver.cuLaunchKernel(function, 1, 1, 1, 8, 1, 1, 0, stream, arguments, 0))
 
 
+def _ones(s: Session) -> Any:
+    """Memory of eight words, each 1, to multiply."""
+    pointer = s.ok(s.driver.cuMemAlloc(32))
+    s.ok(s.driver.cuMemsetD32(pointer, 1, 8))
+    s.settle()
+    return pointer
+
+
 def _read(s: Session, pointer: Any) -> list[int]:
     host = np.zeros(8, np.uint32)
     s.ok(s.driver.cuMemcpyDtoH(host, pointer, 32))
@@ -34,9 +42,7 @@ def _capture(s: Session, function: Any, pointer: Any, factors: tuple[int, ...]) 
 def check_a_captured_graph_replays(s: Session) -> None:
     """Capturing runs nothing; each launch of the graph runs all of it."""
     d = s.driver
-    function, pointer = s.function(STORE, "multiply"), s.ok(d.cuMemAlloc(32))
-    s.ok(d.cuMemsetD32(pointer, 1, 8))
-    s.settle()
+    function, pointer = s.function(STORE, "multiply"), _ones(s)
     graph = _capture(s, function, pointer, (2, 3))
     assert _read(s, pointer) == [1] * 8
     nodes, count = s.ok(d.cuGraphGetNodes(graph, 8))
@@ -61,10 +67,7 @@ def check_capture_forks_and_joins(s: Session) -> None:
     function = s.function(STORE, "multiply")
     other = s.ok(d.cuStreamCreate(1))
     fork, join = (s.ok(d.cuEventCreate(2)) for _ in range(2))
-    a, b = (s.ok(d.cuMemAlloc(32)) for _ in range(2))
-    for pointer in (a, b):
-        s.ok(d.cuMemsetD32(pointer, 1, 8))
-        s.settle()
+    a, b = _ones(s), _ones(s)
     mode = d.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
     active = d.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_ACTIVE
     for is_joined in (True, False):
@@ -97,9 +100,7 @@ def check_capture_forks_and_joins(s: Session) -> None:
 def check_a_graph_is_updated(s: Session) -> None:
     """The same shape with other arguments is taken over; another shape is refused."""
     d = s.driver
-    function, pointer = s.function(STORE, "multiply"), s.ok(d.cuMemAlloc(32))
-    s.ok(d.cuMemsetD32(pointer, 1, 8))
-    s.settle()
+    function, pointer = s.function(STORE, "multiply"), _ones(s)
     first, second, longer = (
         _capture(s, function, pointer, factors) for factors in ((2,), (9,), (2, 2))
     )
@@ -131,9 +132,7 @@ def _kernel_node(s: Session, function: Any, pointer: Any) -> tuple[Any, Any, Any
 def check_a_kernel_node_is_made_by_hand_and_changed(s: Session) -> None:
     """Arguments are read at each call; a change reaches later launches, and no earlier ones."""
     d = s.driver
-    pointer = s.ok(d.cuMemAlloc(32))
-    s.ok(d.cuMemsetD32(pointer, 1, 8))
-    s.settle()
+    pointer = _ones(s)
     graph, node, params, kept = _kernel_node(s, s.function(STORE, "multiply"), pointer)
     kept[0][1].value = 1000  # nobody reads it before the next call
     ready = s.ok(d.cuGraphInstantiate(graph, 0))
@@ -158,9 +157,7 @@ def check_a_kernel_node_is_made_by_hand_and_changed(s: Session) -> None:
 def check_a_kernel_node_has_attributes(s: Session) -> None:
     """What cuLaunchKernelEx takes as an attribute is set on the node, and told again."""
     d = s.driver
-    pointer = s.ok(d.cuMemAlloc(32))
-    s.ok(d.cuMemsetD32(pointer, 1, 8))
-    s.settle()
+    pointer = _ones(s)
     graph, node, _, _ = _kernel_node(s, s.function(STORE, "multiply"), pointer)
     which, value = d.CUkernelNodeAttrID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE, d.CUkernelNodeAttrValue()
     assert s.ok(d.cuGraphKernelNodeGetAttribute(node, which)).cooperative == 0
@@ -179,9 +176,7 @@ def check_a_kernel_node_has_attributes(s: Session) -> None:
 def check_a_capture_refuses_a_graph(s: Session) -> None:
     """A graph launched into a capture does not run, and ends the capture without a graph."""
     d = s.driver
-    function, pointer = s.function(STORE, "multiply"), s.ok(d.cuMemAlloc(32))
-    s.ok(d.cuMemsetD32(pointer, 1, 8))
-    s.settle()
+    function, pointer = s.function(STORE, "multiply"), _ones(s)
     inner = _capture(s, function, pointer, (2, 3))
     ready = s.ok(d.cuGraphInstantiate(inner, 0))
     mode = d.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
